@@ -1,0 +1,8 @@
+//! The ack cursor: which messages are gone, and the files that remember it and everything else that is not a
+//! live record.
+
+mod acks;
+mod files;
+
+pub(crate) use acks::AckSet;
+pub(crate) use files::{BadCursor, Loaded, PublishFailed, load, parse_cursor_name, publish};

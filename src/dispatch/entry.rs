@@ -1,0 +1,54 @@
+//! What is remembered of one touched message.
+
+use std::time::Instant;
+
+pub(crate) use crate::format::record::settle::Place;
+
+/// One touched message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub place: Place,
+    pub priority: u8,
+    /// Attempts used up, the running one included.
+    pub attempts: u32,
+    /// The delivery that may settle this message; 0 if none may.
+    pub token: u64,
+    /// When the lease ends; only in flight, and only if the queue has leases.
+    pub deadline: Option<Instant>,
+    /// When it becomes ready, in milliseconds since the epoch; only delayed.
+    pub due_ms: u64,
+    /// Why it was buried; only buried.
+    pub reason: Option<Box<str>>,
+}
+
+impl Entry {
+    pub fn given_back(priority: u8, attempts: u32) -> Entry {
+        Entry {
+            place: Place::GivenBack,
+            priority,
+            attempts,
+            token: 0,
+            deadline: None,
+            due_ms: 0,
+            reason: None,
+        }
+    }
+
+    pub fn delayed(priority: u8, attempts: u32, due_ms: u64) -> Entry {
+        Entry { place: Place::Delayed, due_ms, ..Entry::given_back(priority, attempts) }
+    }
+
+    pub fn buried(priority: u8, attempts: u32, reason: &str) -> Entry {
+        let reason = (!reason.is_empty()).then(|| reason.into());
+        Entry { place: Place::Buried, reason, ..Entry::given_back(priority, attempts) }
+    }
+
+    pub fn in_flight(
+        priority: u8,
+        attempts: u32,
+        token: u64,
+        deadline: Option<Instant>,
+    ) -> Entry {
+        Entry { place: Place::InFlight, token, deadline, ..Entry::given_back(priority, attempts) }
+    }
+}

@@ -1,0 +1,13 @@
+//! Which message goes out next, and what became of those that went: a pure state machine.
+//!
+//! It takes the time, and knows neither files nor clocks nor threads. A [`QueueState`] holds only the messages
+//! that somebody has touched (in flight, given back, delayed, buried); the untouched backlog stays in the log
+//! and is read from there by id, so memory follows what is in flight, never what waits.
+
+mod entry;
+mod queue;
+mod retry;
+
+pub(crate) use entry::{Entry, Place};
+pub(crate) use queue::{QueueState, Stale};
+pub use retry::Backoff;

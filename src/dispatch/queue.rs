@@ -1,0 +1,254 @@
+//! The touched messages of one queue: what is in flight, given back, delayed or buried.
+//!
+//! Invariants: an id is in `ready`, `delayed` or `leases` exactly when its entry's place (and deadline) says
+//! so; tokens are never reused, so an old delivery can be told from the present one.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeBounds;
+use std::time::{Duration, Instant};
+
+use super::entry::{Entry, Place};
+
+/// The message was taken by somebody else, moved, or is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stale;
+
+#[derive(Debug, Default)]
+pub(crate) struct QueueState {
+    /// Every touched message, by id.
+    entries: BTreeMap<u64, Entry>,
+    /// Given back: highest priority first, then by id, so that order holds.
+    ready: BTreeSet<(Reverse<u8>, u64)>,
+    /// By due time.
+    delayed: BTreeSet<(u64, u64)>,
+    /// By end of lease.
+    leases: BTreeSet<(Instant, u64)>,
+    in_flight: u64,
+    buried: u64,
+}
+
+impl QueueState {
+    pub fn get(&self, id: u64) -> Option<&Entry> {
+        self.entries.get(&id)
+    }
+
+    pub fn contains(&self, id: u64) -> bool {
+        !self.entries.is_empty() && self.entries.contains_key(&id)
+    }
+
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
+    pub fn given_back(&self) -> u64 {
+        self.ready.len() as u64
+    }
+
+    pub fn delayed(&self) -> u64 {
+        self.delayed.len() as u64
+    }
+
+    pub fn buried(&self) -> u64 {
+        self.buried
+    }
+
+    /// Touched messages in the order of their ids.
+    pub fn range(&self, ids: impl RangeBounds<u64>) -> impl Iterator<Item = (u64, &Entry)> {
+        self.entries.range(ids).map(|(&id, entry)| (id, entry))
+    }
+
+    /// Puts `id` into the state that `entry` says, whatever it was in before.
+    pub fn put(&mut self, id: u64, entry: Entry) {
+        self.unlink(id);
+        match entry.place {
+            Place::InFlight => {
+                self.in_flight += 1;
+                if let Some(deadline) = entry.deadline {
+                    self.leases.insert((deadline, id));
+                }
+            }
+            Place::GivenBack => {
+                self.ready.insert((Reverse(entry.priority), id));
+            }
+            Place::Delayed => {
+                self.delayed.insert((entry.due_ms, id));
+            }
+            Place::Buried => self.buried += 1,
+        }
+        self.entries.insert(id, entry);
+    }
+
+    /// Forgets `id`: it was deleted.
+    pub fn remove(&mut self, id: u64) -> Option<Entry> {
+        self.unlink(id);
+        self.entries.remove(&id)
+    }
+
+    /// Takes `id` out of the order that its place keeps.
+    fn unlink(&mut self, id: u64) {
+        let Some(entry) = self.entries.get(&id) else { return };
+        match entry.place {
+            Place::InFlight => {
+                self.in_flight -= 1;
+                if let Some(deadline) = entry.deadline {
+                    self.leases.remove(&(deadline, id));
+                }
+            }
+            Place::GivenBack => {
+                self.ready.remove(&(Reverse(entry.priority), id));
+            }
+            Place::Delayed => {
+                self.delayed.remove(&(entry.due_ms, id));
+            }
+            Place::Buried => self.buried -= 1,
+        }
+    }
+
+    /// Moves what has become due, and what has outlived its lease, back among the ready ones.
+    ///
+    /// A lease that ran out keeps its token: until somebody else takes the message, its delivery may still
+    /// settle it. Its attempt stays counted. Neither needs a record: the log says "in flight, attempt n" or
+    /// "delayed until", and both read the same after a restart.
+    pub fn advance(&mut self, mono: Instant, wall_ms: u64) {
+        while let Some(&(due_ms, id)) = self.delayed.first().filter(|(due, _)| *due <= wall_ms) {
+            self.delayed.remove(&(due_ms, id));
+            self.make_ready(id);
+        }
+        while let Some(&(deadline, id)) = self.leases.first().filter(|(end, _)| *end <= mono) {
+            self.leases.remove(&(deadline, id));
+            self.in_flight -= 1;
+            self.make_ready(id);
+        }
+    }
+
+    fn make_ready(&mut self, id: u64) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.place = Place::GivenBack;
+            entry.deadline = None;
+            entry.due_ms = 0;
+            self.ready.insert((Reverse(entry.priority), id));
+        }
+    }
+
+    /// The next message to go out again, with its priority.
+    pub fn first_ready(&self) -> Option<(u8, u64)> {
+        self.ready.first().map(|&(Reverse(priority), id)| (priority, id))
+    }
+
+    /// When the next lease ends.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.leases.first().map(|&(deadline, _)| deadline)
+    }
+
+    /// When the next delayed message becomes ready.
+    pub fn next_due_ms(&self) -> Option<u64> {
+        self.delayed.first().map(|&(due, _)| due)
+    }
+
+    /// Whether the delivery `token` still holds `id`: nobody else has taken or moved it.
+    pub fn holder(&self, id: u64, token: u64) -> Result<&Entry, Stale> {
+        self.entries.get(&id).filter(|e| token != 0 && e.token == token).ok_or(Stale)
+    }
+
+    /// Lets the lease of `token` end `lease` from now; one that has run out begins anew.
+    pub fn extend(&mut self, id: u64, token: u64, deadline: Option<Instant>) -> Result<(), Stale> {
+        let held = self.holder(id, token)?;
+        let renewed = Entry::in_flight(held.priority, held.attempts, token, deadline);
+        self.put(id, renewed);
+        Ok(())
+    }
+
+    /// How long a waiting consumer may sleep before a message of this queue can have become ready by time
+    /// alone. A due time is asked for again at least every minute, since the wall clock may be set.
+    pub fn sleep_for(&self, mono: Instant, wall_ms: u64) -> Option<Duration> {
+        const RECHECK: Duration = Duration::from_secs(60);
+        let lease = self.next_deadline().map(|end| end.saturating_duration_since(mono));
+        let due = self
+            .next_due_ms()
+            .map(|due| Duration::from_millis(due.saturating_sub(wall_ms)).min(RECHECK));
+        match (lease, due) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(base: Instant, secs: u64) -> Instant {
+        base + Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn what_was_given_back_goes_out_by_priority_then_by_id() {
+        let mut q = QueueState::default();
+        q.put(9, Entry::given_back(0, 1));
+        q.put(4, Entry::given_back(0, 1));
+        q.put(7, Entry::given_back(5, 1));
+        let mut order = Vec::new();
+        while let Some((_, id)) = q.first_ready() {
+            order.push(id);
+            q.remove(id);
+        }
+        assert_eq!(order, [7, 4, 9]);
+    }
+
+    #[test]
+    fn a_lease_that_ran_out_may_be_settled_late_but_not_after_another_delivery() {
+        let base = Instant::now();
+        let mut q = QueueState::default();
+        q.put(1, Entry::in_flight(0, 1, 11, Some(at(base, 10))));
+        q.advance(at(base, 9), 0);
+        assert_eq!(q.in_flight(), 1);
+        q.advance(at(base, 10), 0);
+        assert_eq!((q.in_flight(), q.given_back()), (0, 1));
+        assert_eq!(q.holder(1, 11).map(|e| e.attempts), Ok(1));
+        q.put(1, Entry::in_flight(0, 2, 12, None));
+        assert_eq!(q.holder(1, 11), Err(Stale));
+        assert!(q.holder(1, 12).is_ok());
+    }
+
+    #[test]
+    fn extending_a_lapsed_lease_takes_the_message_back_in_flight() {
+        let base = Instant::now();
+        let mut q = QueueState::default();
+        q.put(1, Entry::in_flight(0, 1, 11, Some(at(base, 10))));
+        q.advance(at(base, 11), 0);
+        q.extend(1, 11, Some(at(base, 30))).unwrap();
+        assert_eq!((q.in_flight(), q.given_back()), (1, 0));
+        assert_eq!(q.next_deadline(), Some(at(base, 30)));
+        assert_eq!(q.extend(1, 99, None), Err(Stale));
+    }
+
+    #[test]
+    fn a_delayed_message_is_ready_at_its_due_time_and_not_before() {
+        let base = Instant::now();
+        let mut q = QueueState::default();
+        q.put(3, Entry::delayed(0, 1, 500));
+        q.put(2, Entry::delayed(0, 1, 700));
+        q.advance(base, 499);
+        assert_eq!(q.first_ready(), None);
+        assert_eq!(q.sleep_for(base, 499), Some(Duration::from_millis(1)));
+        q.advance(base, 500);
+        assert_eq!(q.first_ready(), Some((0, 3)));
+        q.advance(base, 700);
+        assert_eq!((q.delayed(), q.given_back()), (0, 2));
+    }
+
+    #[test]
+    fn a_settled_delivery_leaves_nothing_behind() {
+        let base = Instant::now();
+        let mut q = QueueState::default();
+        q.put(1, Entry::in_flight(0, 1, 5, Some(at(base, 1))));
+        q.put(2, Entry::delayed(0, 1, 9));
+        q.put(3, Entry::buried(0, 2, "broken"));
+        for id in 1..=3 {
+            assert!(q.remove(id).is_some());
+        }
+        assert_eq!((q.in_flight(), q.delayed(), q.buried(), q.given_back()), (0, 0, 0, 0));
+        assert_eq!((q.next_deadline(), q.next_due_ms()), (None, None));
+    }
+}

@@ -1,0 +1,297 @@
+//! What the dispatch lock guards: the queues, what became of their messages, and which segments still matter.
+//!
+//! Everything here is memory. Changes of a message's state are made together with the append of their record,
+//! under this lock, so that the log and this state never disagree about the order of things.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::lane::{Head, LaneReader, find};
+use crate::clock::millis;
+use crate::cursor::AckSet;
+use crate::dispatch::QueueState;
+use crate::format::position::Position;
+use crate::lock::Signal;
+use crate::log::{Lane, LaneIndex, Log, Segment, Tail};
+use crate::options::{Durability, QueueOptions};
+use crate::report::Damage;
+
+/// The part of a queue that its handles share, readable without the dispatch lock.
+#[derive(Debug)]
+pub(crate) struct QueueShared {
+    pub id: u32,
+    pub name: Arc<str>,
+    durability: AtomicU64,
+    /// Consumers that sleep, or are about to.
+    pub waiters: AtomicUsize,
+    pub signal: Signal,
+    /// Set under the append lock, which inserts hold while they look.
+    pub removed: AtomicBool,
+}
+
+impl QueueShared {
+    const PROCESS: u64 = 0;
+    const SYNC: u64 = 1;
+
+    fn new(id: u32, name: &str, durability: Durability) -> Arc<QueueShared> {
+        let shared = QueueShared {
+            id,
+            name: name.into(),
+            durability: AtomicU64::new(0),
+            waiters: AtomicUsize::new(0),
+            signal: Signal::default(),
+            removed: AtomicBool::new(false),
+        };
+        shared.set_durability(durability);
+        Arc::new(shared)
+    }
+
+    /// An interval is kept as its milliseconds and one more.
+    fn set_durability(&self, durability: Durability) {
+        let code = match durability {
+            Durability::Process => Self::PROCESS,
+            Durability::Sync => Self::SYNC,
+            Durability::Interval(every) => millis(every).saturating_add(1),
+        };
+        self.durability.store(code, Ordering::Release);
+    }
+
+    pub fn durability(&self) -> Durability {
+        match self.durability.load(Ordering::Acquire) {
+            Self::PROCESS => Durability::Process,
+            Self::SYNC => Durability::Sync,
+            code => Durability::Interval(Duration::from_millis(code - 1)),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct QueueEntry {
+    pub shared: Arc<QueueShared>,
+    pub options: QueueOptions,
+    /// Where the newest record that declares it ends.
+    pub declared_at: Position,
+    pub touched: QueueState,
+    /// By falling priority.
+    pub lanes: Vec<LaneReader>,
+    /// Messages of sealed segments less all deleted ones; those of the active segment are counted there. So it may
+    /// be below zero.
+    pub settled_balance: i64,
+}
+
+impl QueueEntry {
+    pub fn new(
+        id: u32,
+        name: &str,
+        options: QueueOptions,
+        default: Durability,
+        first_id: u64,
+    ) -> QueueEntry {
+        let durability = options.durability.unwrap_or(default);
+        let lane = LaneReader::new(Lane { queue: id, priority: 0 }, first_id);
+        QueueEntry {
+            shared: QueueShared::new(id, name, durability),
+            options,
+            declared_at: Position::default(),
+            touched: QueueState::default(),
+            lanes: vec![lane],
+            settled_balance: 0,
+        }
+    }
+
+    pub fn set_options(&mut self, options: QueueOptions, default: Durability) {
+        self.shared.set_durability(options.durability.unwrap_or(default));
+        self.options = options;
+    }
+
+    /// Makes sure that messages of this priority are looked for, from `first_id` on.
+    pub fn add_lane(&mut self, priority: u8, first_id: u64) {
+        let at = self.lanes.partition_point(|lane| lane.priority() > priority);
+        if self.lanes.get(at).is_none_or(|lane| lane.priority() != priority) {
+            let lane = Lane { queue: self.shared.id, priority };
+            self.lanes.insert(at, LaneReader::new(lane, first_id));
+        }
+    }
+
+    pub fn set_lane(&mut self, priority: u8, next_id: u64) {
+        self.lanes.retain(|lane| lane.priority() != priority);
+        self.add_lane(priority, next_id);
+    }
+
+    /// Messages that are not deleted.
+    pub fn live(&self, tail: &Tail) -> u64 {
+        let active: usize = self
+            .lanes
+            .iter()
+            .map(|lane| tail.lane_len(Lane { queue: self.shared.id, priority: lane.priority() }))
+            .sum();
+        u64::try_from(self.settled_balance + active as i64).unwrap_or(0)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct SegmentState {
+    pub segment: Arc<Segment>,
+    pub acks: AckSet,
+    /// Messages that were ever inserted in it; known when it is sealed.
+    pub messages: u64,
+    /// The generation of the first cursor that does not name it, once it is dead.
+    pub dropped_in: Option<u64>,
+}
+
+impl SegmentState {
+    pub fn new(segment: Arc<Segment>) -> SegmentState {
+        SegmentState { segment, acks: AckSet::default(), messages: 0, dropped_in: None }
+    }
+
+    /// Messages that are not deleted; only for a sealed segment.
+    pub fn live(&self) -> u64 {
+        self.messages.saturating_sub(self.acks.count())
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub queues: BTreeMap<u32, QueueEntry>,
+    pub names: HashMap<Arc<str>, u32>,
+    /// In the order of the log. The last one is active.
+    pub segments: Vec<SegmentState>,
+    pub next_queue: u32,
+    pub next_token: u64,
+    /// Damage that is known; reported once, and remembered by the cursor.
+    pub damage: Vec<Damage>,
+    /// Messages whose frames turned out to be damaged when they were to be delivered.
+    pub damaged_messages: u64,
+    /// A sealed segment has lost its last message since the background thread looked.
+    pub reclaimable: bool,
+}
+
+impl State {
+    /// Takes in what the log has sealed since, and the segment that is active now.
+    pub fn absorb(&mut self, tail: &mut Tail) {
+        for sealed in tail.take_sealed() {
+            self.count_sealed(&sealed.segment);
+        }
+        if let Some(active) = tail.active()
+            && self.segments.last().is_none_or(|last| last.segment.number != active.segment.number)
+        {
+            self.segments.push(SegmentState::new(active.segment.clone()));
+        }
+    }
+
+    fn count_sealed(&mut self, segment: &Arc<Segment>) {
+        let Some(index) = segment.index() else { return };
+        self.count_lanes(&index, segment.first_id);
+        match find(&self.segments, segment.number) {
+            Some(at) => self.segments[at].messages = index.messages(),
+            None => {
+                let messages = index.messages();
+                self.segments.push(SegmentState { messages, ..SegmentState::new(segment.clone()) });
+            }
+        }
+        self.reclaimable = true;
+    }
+
+    fn count_lanes(&mut self, index: &LaneIndex, first_id: u64) {
+        for (lane, count) in index.lanes() {
+            if let Some(queue) = self.queues.get_mut(&lane.queue) {
+                queue.add_lane(lane.priority, first_id);
+                queue.settled_balance += count as i64;
+            }
+        }
+    }
+
+    /// The segment that holds message `id`, if it is still there.
+    pub fn segment_of(&self, id: u64) -> Option<usize> {
+        let behind = self.segments.partition_point(|s| s.segment.first_id <= id);
+        behind.checked_sub(1)
+    }
+
+    pub fn is_deleted(&self, id: u64) -> bool {
+        let Some(at) = self.segment_of(id) else { return true };
+        let s = &self.segments[at];
+        u32::try_from(id - s.segment.first_id).is_ok_and(|delta| s.acks.contains(delta))
+    }
+
+    /// Marks `id` deleted. Whether it was not before.
+    pub fn ack(&mut self, id: u64) -> bool {
+        let Some(at) = self.segment_of(id) else { return false };
+        let s = &mut self.segments[at];
+        let Ok(delta) = u32::try_from(id - s.segment.first_id) else { return false };
+        let new = s.acks.insert(delta);
+        if new && s.segment.is_sealed() && s.live() == 0 {
+            self.reclaimable = true;
+        }
+        new
+    }
+
+    /// A message of `queue` was deleted.
+    pub fn forget(&mut self, queue: u32, id: u64) {
+        let new = self.ack(id);
+        if let Some(queue) = self.queues.get_mut(&queue) {
+            queue.touched.remove(id);
+            if new {
+                queue.settled_balance -= 1;
+            }
+        }
+    }
+
+    /// The next untouched message of a queue that lies before `visible`, with the priority of its lane. Lanes of lower
+    /// priority than `at_least` are left out.
+    pub fn lane_head(
+        &mut self,
+        queue: u32,
+        at_least: u8,
+        log: &Log,
+        visible: Position,
+    ) -> Option<(u8, Head)> {
+        let entry = self.queues.get_mut(&queue)?;
+        for lane in entry.lanes.iter_mut().filter(|lane| lane.priority() >= at_least) {
+            match lane.head(&self.segments, &entry.touched, log, visible) {
+                Head::Empty => {}
+                head => return Some((lane.priority(), head)),
+            }
+        }
+        None
+    }
+
+    pub fn lane(&mut self, queue: u32, priority: u8) -> Option<&mut LaneReader> {
+        let lanes = &mut self.queues.get_mut(&queue)?.lanes;
+        lanes.iter_mut().find(|lane| lane.priority() == priority)
+    }
+
+    /// Where touched message `id` lies.
+    pub fn locate(&self, lane: Lane, id: u64, log: &Log) -> Located {
+        let Some(at) = self.segment_of(id) else { return Located::Gone };
+        let segment = &self.segments[at].segment;
+        let Ok(delta) = u32::try_from(id - segment.first_id) else { return Located::Gone };
+        let offset = if segment.is_sealed() {
+            match segment.index() {
+                Some(index) => index.find(lane, delta),
+                None => return Located::NeedsIndex(segment.clone()),
+            }
+        } else {
+            log.tail().find(segment.number, lane, delta)
+        };
+        match offset {
+            Some(offset) => Located::At { segment: segment.clone(), offset },
+            // It may have been sealed since the list was brought up to date.
+            None if !segment.is_sealed() => Located::Rolled,
+            None => Located::Gone,
+        }
+    }
+
+    pub fn new_token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token
+    }
+}
+
+pub(super) enum Located {
+    At { segment: Arc<Segment>, offset: u32 },
+    NeedsIndex(Arc<Segment>),
+    Rolled,
+    Gone,
+}

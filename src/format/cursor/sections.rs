@@ -1,0 +1,265 @@
+//! The cursor's sections, one plain struct each.
+
+use crate::format::bytes::{Malformed, Reader, put_bytes, put_u32, put_u48, put_u64, put_varint};
+use crate::format::position::Position;
+use crate::format::record::insert::PRIORITIES;
+use crate::format::record::settle::Place;
+
+use super::pages::{PAGE_COUNT_MAX, PageForm};
+
+const FLAG_ACTIVE: u32 = 1 << 0;
+
+/// The fewest bytes of a lane, an entry, a page: by these a count is checked before memory is reserved.
+const LANE_BYTES_MIN: usize = 2;
+const ENTRY_BYTES_MIN: usize = 11;
+const PAGE_BYTES_MIN: usize = 2;
+
+/// Any section that this version knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Section {
+    Segment(SegmentSection),
+    Queue(QueueSection),
+    Entries(EntriesSection),
+    Acked(AckedSection),
+    Damage(DamageSection),
+}
+
+/// A segment of the log. Their order is the log's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentSection {
+    pub(crate) number: u32,
+    pub(crate) salt: u64,
+    pub(crate) first_id: u64,
+    /// The offset behind the last frame; in the active segment, that of the cursor's position.
+    pub(crate) end: u32,
+    pub(crate) active: bool,
+    /// How many ids were inserted in it, up to `end`.
+    pub(crate) messages: u64,
+}
+
+impl SegmentSection {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.number.into());
+        put_u64(out, self.salt);
+        put_u64(out, self.first_id);
+        put_u32(out, self.end);
+        put_u32(out, if self.active { FLAG_ACTIVE } else { 0 });
+        put_u64(out, self.messages);
+    }
+
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let number = decode_segment_number(reader)?;
+        let salt = reader.u64()?;
+        let first_id = reader.u64()?;
+        let end = reader.u32()?;
+        let flags = reader.u32()?;
+        if flags & !FLAG_ACTIVE != 0 {
+            return Err(reader.malformed("unknown segment flags"));
+        }
+        let active = flags & FLAG_ACTIVE != 0;
+        Ok(Self { number, salt, first_id, end, active, messages: reader.u64()? })
+    }
+}
+
+/// A queue in the catalog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct QueueSection {
+    pub(crate) id: u32,
+    pub(crate) name: Vec<u8>,
+    /// Where its Declare record lies.
+    pub(crate) declared_at: Position,
+    /// What is said of this queue is true as of here.
+    pub(crate) as_of: Position,
+    /// How many messages it holds.
+    pub(crate) live: u64,
+    pub(crate) options: Vec<u8>,
+    pub(crate) lanes: Vec<LaneState>,
+}
+
+/// How far a lane has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LaneState {
+    pub(crate) priority: u8,
+    /// No message with a lower id is unread.
+    pub(crate) next_id: u64,
+}
+
+impl QueueSection {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        put_varint(out, self.id.into());
+        put_bytes(out, &self.name);
+        put_u64(out, self.declared_at.as_u64());
+        put_u64(out, self.as_of.as_u64());
+        put_varint(out, self.live);
+        put_bytes(out, &self.options);
+        put_varint(out, self.lanes.len() as u64);
+        for lane in &self.lanes {
+            out.push(lane.priority);
+            put_varint(out, lane.next_id);
+        }
+    }
+
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let mut queue = Self {
+            id: reader.varint_u32()?,
+            name: reader.bytes()?.to_vec(),
+            declared_at: Position::from_u64(reader.u64()?),
+            as_of: Position::from_u64(reader.u64()?),
+            live: reader.varint()?,
+            options: reader.bytes()?.to_vec(),
+            lanes: Vec::new(),
+        };
+        let count = reader.count(LANE_BYTES_MIN)?;
+        queue.lanes.reserve_exact(count);
+        for _ in 0..count {
+            let priority = decode_priority(reader)?;
+            queue.lanes.push(LaneState { priority, next_id: reader.varint()? });
+        }
+        Ok(queue)
+    }
+}
+
+/// Messages of one queue that are not simply ready. A queue may have any number of these sections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EntriesSection {
+    pub(crate) queue: u32,
+    /// In strictly ascending order of id.
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// One such message. The fields mean what they mean in a Set record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) id: u64,
+    pub(crate) place: Place,
+    pub(crate) attempts: u32,
+    pub(crate) priority: u8,
+    pub(crate) due: u64,
+    pub(crate) reason: Vec<u8>,
+}
+
+pub(super) fn encode_entries(out: &mut Vec<u8>, queue: u32, entries: &[Entry]) {
+    put_varint(out, queue.into());
+    put_varint(out, entries.len() as u64);
+    let mut previous = 0;
+    for (index, entry) in entries.iter().enumerate() {
+        debug_assert!(index == 0 || entry.id > previous, "entries out of order");
+        put_varint(out, entry.id - previous);
+        previous = entry.id;
+        out.push(entry.place as u8);
+        put_varint(out, entry.attempts.into());
+        out.push(entry.priority);
+        put_u48(out, entry.due);
+        put_bytes(out, &entry.reason);
+    }
+}
+
+impl EntriesSection {
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let queue = reader.varint_u32()?;
+        let count = reader.count(ENTRY_BYTES_MIN)?;
+        let mut entries = Vec::with_capacity(count);
+        let mut previous = 0_u64;
+        for index in 0..count {
+            let delta = reader.varint()?;
+            let id = previous.checked_add(delta).filter(|_| delta > 0 || index == 0);
+            let id = id.ok_or_else(|| reader.malformed("ids out of order"))?;
+            previous = id;
+            entries.push(Entry {
+                id,
+                place: Place::decode(reader)?,
+                attempts: reader.varint_u32()?,
+                priority: decode_priority(reader)?,
+                due: reader.u48()?,
+                reason: reader.bytes()?.to_vec(),
+            });
+        }
+        Ok(Self { queue, entries })
+    }
+}
+
+/// The ids of one segment that are deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AckedSection {
+    pub(crate) segment: u32,
+    /// In strictly ascending order of page number; a page without any deleted id is left out. Page n is about
+    /// the ids from the segment's first id + n x [`super::pages::PAGE_IDS`].
+    pub(crate) pages: Vec<(u32, PageForm)>,
+}
+
+impl AckedSection {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.segment.into());
+        put_varint(out, self.pages.len() as u64);
+        let mut previous = 0;
+        for (index, (page, form)) in self.pages.iter().enumerate() {
+            debug_assert!(index == 0 || *page > previous, "pages out of order");
+            put_varint(out, (page - previous).into());
+            previous = *page;
+            form.encode(out);
+        }
+    }
+
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let segment = decode_segment_number(reader)?;
+        let count = reader.count(PAGE_BYTES_MIN)?;
+        let mut pages = Vec::with_capacity(count.min(PAGE_COUNT_MAX as usize));
+        let mut previous = 0_u32;
+        for index in 0..count {
+            let delta = reader.varint_u32()?;
+            let page = previous
+                .checked_add(delta)
+                .filter(|&page| (delta > 0 || index == 0) && page < PAGE_COUNT_MAX)
+                .ok_or_else(|| reader.malformed("pages out of order or range"))?;
+            previous = page;
+            pages.push((page, PageForm::decode(reader)?));
+        }
+        Ok(Self { segment, pages })
+    }
+}
+
+/// A damaged range that has been reported already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DamageSection {
+    pub(crate) segment: u32,
+    /// The range in the file, `end` excluded.
+    pub(crate) start: u32,
+    pub(crate) end: u32,
+    /// The ids that may have been lost with it.
+    pub(crate) first_id: u64,
+    pub(crate) last_id_exclusive: u64,
+}
+
+impl DamageSection {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.segment.into());
+        put_u32(out, self.start);
+        put_u32(out, self.end);
+        put_u64(out, self.first_id);
+        put_u64(out, self.last_id_exclusive);
+    }
+
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            segment: decode_segment_number(reader)?,
+            start: reader.u32()?,
+            end: reader.u32()?,
+            first_id: reader.u64()?,
+            last_id_exclusive: reader.u64()?,
+        })
+    }
+}
+
+fn decode_segment_number(reader: &mut Reader<'_>) -> Result<u32, Malformed> {
+    u32::try_from(reader.u64()?)
+        .ok()
+        .filter(|&number| number > 0)
+        .ok_or_else(|| reader.malformed("segment number out of range"))
+}
+
+fn decode_priority(reader: &mut Reader<'_>) -> Result<u8, Malformed> {
+    match reader.u8()? {
+        priority if priority < PRIORITIES => Ok(priority),
+        _ => Err(reader.malformed("priority out of range")),
+    }
+}

@@ -1,0 +1,120 @@
+//! Records about messages that are there already: gone, or in another place.
+
+use crate::format::bytes::{Malformed, Reader, put_u48, put_varint};
+use crate::format::runs::{Runs, put_runs};
+
+/// The most bytes of a reason that are kept.
+pub(crate) const REASON_BYTES_MAX: usize = 1024;
+
+/// Messages of one queue that are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Delete<'a> {
+    pub(crate) queue: u32,
+    pub(crate) runs: Runs<'a>,
+}
+
+impl<'a> Delete<'a> {
+    pub(super) fn decode(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
+        Ok(Self { queue: reader.varint_u32()?, runs: Runs::decode(reader)? })
+    }
+}
+
+/// `runs` as in [`put_runs`].
+pub(crate) fn encode_delete(
+    queue: u32,
+    runs: impl Iterator<Item = (u64, u64)> + Clone,
+    out: &mut Vec<u8>,
+) {
+    put_varint(out, queue.into());
+    put_runs(out, runs);
+}
+
+/// Where in its queue's life a message is, when not simply ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub(crate) enum Place {
+    InFlight = 1,
+    /// Ready again, ahead of those never delivered.
+    GivenBack = 2,
+    Delayed = 3,
+    Buried = 4,
+}
+
+impl Place {
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(match reader.u8()? {
+            1 => Self::InFlight,
+            2 => Self::GivenBack,
+            3 => Self::Delayed,
+            4 => Self::Buried,
+            _ => return Err(reader.malformed("unknown place")),
+        })
+    }
+}
+
+/// Messages of one queue that are in a place from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Set<'a> {
+    pub(crate) queue: u32,
+    pub(crate) place: Place,
+    /// Attempts used, the running one included if in flight.
+    pub(crate) attempts: u32,
+    /// Milliseconds since the Unix epoch; 0 for none.
+    pub(crate) due: u64,
+    pub(crate) runs: Runs<'a>,
+    /// Text, but not checked to be UTF-8.
+    pub(crate) reason: &'a [u8],
+}
+
+impl<'a> Set<'a> {
+    pub(super) fn decode(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
+        Ok(Self {
+            queue: reader.varint_u32()?,
+            place: Place::decode(reader)?,
+            attempts: reader.varint_u32()?,
+            due: reader.u48()?,
+            runs: Runs::decode(reader)?,
+            reason: reader.rest(),
+        })
+    }
+}
+
+/// `runs` as in [`put_runs`]; `reason` is cut as by [`reason_cut`].
+pub(crate) fn encode_set(
+    queue: u32,
+    place: Place,
+    attempts: u32,
+    due: u64,
+    runs: impl Iterator<Item = (u64, u64)> + Clone,
+    reason: &str,
+    out: &mut Vec<u8>,
+) {
+    put_varint(out, queue.into());
+    out.push(place as u8);
+    put_varint(out, attempts.into());
+    put_u48(out, due);
+    put_runs(out, runs);
+    out.extend_from_slice(reason_cut(reason).as_bytes());
+}
+
+/// As much of the beginning of `reason` as is kept: whole characters.
+pub(crate) fn reason_cut(reason: &str) -> &str {
+    let mut end = reason.len().min(REASON_BYTES_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    &reason[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        assert_eq!(reason_cut("short"), "short");
+        assert_eq!(reason_cut(&"x".repeat(2000)).len(), REASON_BYTES_MAX);
+        // Three bytes a character: 1024 is within the 342nd.
+        assert_eq!(reason_cut(&"\u{20AC}".repeat(500)), "\u{20AC}".repeat(341));
+    }
+}

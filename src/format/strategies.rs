@@ -1,0 +1,190 @@
+//! What the property tests of this module make their values from.
+
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+
+use super::bytes::U48_MAX;
+use super::checksum::crc32;
+use super::cursor::CursorHeader;
+use super::cursor::pages::{PAGE_WORDS, PageForm};
+use super::cursor::sections::{
+    AckedSection, DamageSection, EntriesSection, Entry, LaneState, QueueSection, Section,
+    SegmentSection,
+};
+use super::frame::Envelope;
+use super::header::{FRAMES_START, Header};
+use super::index::{Lane, Slot};
+use super::position::Position;
+use super::record::insert::PRIORITIES;
+use super::record::settle::Place;
+
+pub(super) fn small_bytes() -> impl Strategy<Value = Vec<u8>> {
+    vec(any::<u8>(), 0..40)
+}
+
+pub(super) fn position() -> impl Strategy<Value = Position> {
+    any::<u64>().prop_map(Position::from_u64)
+}
+
+pub(super) fn place() -> impl Strategy<Value = Place> {
+    prop::sample::select(vec![Place::InFlight, Place::GivenBack, Place::Delayed, Place::Buried])
+}
+
+pub(super) fn header() -> impl Strategy<Value = Header> {
+    let numbers = (1..=u32::MAX, 1..=u32::MAX, 1..=u32::MAX);
+    (numbers, any::<([u8; 16], u64, u64, u64, u32)>()).prop_map(
+        |((number, a, b), (store, first_id, salt, created_at, capacity))| Header {
+            store,
+            number,
+            replaces_first: a.min(b),
+            replaces_last: a.max(b),
+            first_id,
+            salt,
+            created_at,
+            capacity,
+        },
+    )
+}
+
+/// With the body that it is for.
+pub(super) fn envelope() -> impl Strategy<Value = (Envelope, Vec<u8>)> {
+    let fields = (1..=u8::MAX, any::<bool>(), option::of(position()), any::<u16>(), any::<u32>());
+    (fields, small_bytes()).prop_map(|((kind, continued, mark, info, arg), body)| {
+        let (length, body_checksum) = (body.len() as u32, crc32(&body));
+        (Envelope { length, kind, continued, mark, info, arg, body_checksum }, body)
+    })
+}
+
+/// Ascending, disjoint, not touching.
+pub(super) fn runs() -> impl Strategy<Value = Vec<(u64, u64)>> {
+    (any::<u32>(), vec((1..10_000_u64, 1..10_000_u64), 1..20)).prop_map(|(first, steps)| {
+        let mut end = u64::from(first);
+        let run = |(gap, length)| {
+            let start = end + gap;
+            end = start + length;
+            (start, length)
+        };
+        steps.into_iter().map(run).collect()
+    })
+}
+
+pub(super) fn bitmap() -> impl Strategy<Value = Box<[u64; PAGE_WORDS]>> {
+    let mixed = vec(prop_oneof![Just(0), Just(u64::MAX), any::<u64>()], PAGE_WORDS);
+    let sparse = (0..PAGE_WORDS, any::<u64>()).prop_map(|(at, word)| {
+        let mut words = vec![0; PAGE_WORDS];
+        words[at] = word;
+        words
+    });
+    prop_oneof![mixed, sparse, Just(vec![u64::MAX; PAGE_WORDS])].prop_map(|words| {
+        let mut bitmap = Box::new([0; PAGE_WORDS]);
+        bitmap.copy_from_slice(&words);
+        bitmap
+    })
+}
+
+pub(super) fn page_form() -> impl Strategy<Value = PageForm> {
+    prop_oneof![
+        Just(PageForm::Full),
+        bitmap().prop_map(PageForm::Bitmap),
+        bitmap().prop_map(|bitmap| PageForm::smallest(&bitmap).unwrap_or(PageForm::Full)),
+    ]
+}
+
+pub(super) fn cursor_header() -> impl Strategy<Value = CursorHeader> {
+    let fields = any::<(bool, [u8; 16], u64, u64, u64, u64)>();
+    (fields, position(), position()).prop_map(
+        |((clean, store, generation, id_ceiling, next_id, written_at), position, proof)| {
+            CursorHeader {
+                clean,
+                store,
+                generation,
+                position,
+                proof,
+                id_ceiling,
+                next_id,
+                written_at,
+            }
+        },
+    )
+}
+
+pub(super) fn sections() -> impl Strategy<Value = Vec<Section>> {
+    let section = prop_oneof![
+        segment_section().prop_map(Section::Segment),
+        queue_section().prop_map(Section::Queue),
+        entries_section().prop_map(Section::Entries),
+        acked_section().prop_map(Section::Acked),
+        damage_section().prop_map(Section::Damage),
+    ];
+    vec(section, 0..8)
+}
+
+fn segment_section() -> impl Strategy<Value = SegmentSection> {
+    (1..=u32::MAX, any::<(u64, u64, u32, bool, u64)>()).prop_map(
+        |(number, (salt, first_id, end, active, messages))| SegmentSection {
+            number,
+            salt,
+            first_id,
+            end,
+            active,
+            messages,
+        },
+    )
+}
+
+fn queue_section() -> impl Strategy<Value = QueueSection> {
+    let lane = (0..PRIORITIES, any::<u64>())
+        .prop_map(|(priority, next_id)| LaneState { priority, next_id });
+    let positions = (position(), position());
+    (any::<u32>(), small_bytes(), positions, any::<u64>(), small_bytes(), vec(lane, 0..10))
+        .prop_map(|(id, name, (declared_at, as_of), live, options, lanes)| QueueSection {
+            id,
+            name,
+            declared_at,
+            as_of,
+            live,
+            options,
+            lanes,
+        })
+}
+
+fn entries_section() -> impl Strategy<Value = EntriesSection> {
+    let fields = (place(), any::<u32>(), 0..PRIORITIES, 0..=U48_MAX, small_bytes());
+    (any::<u32>(), btree_map(any::<u64>(), fields, 1..20)).prop_map(|(queue, entries)| {
+        let entry = |(id, (place, attempts, priority, due, reason))| Entry {
+            id,
+            place,
+            attempts,
+            priority,
+            due,
+            reason,
+        };
+        EntriesSection { queue, entries: entries.into_iter().map(entry).collect() }
+    })
+}
+
+fn acked_section() -> impl Strategy<Value = AckedSection> {
+    (1..=u32::MAX, btree_map(0..131_072_u32, page_form(), 0..4))
+        .prop_map(|(segment, pages)| AckedSection { segment, pages: pages.into_iter().collect() })
+}
+
+fn damage_section() -> impl Strategy<Value = DamageSection> {
+    (1..=u32::MAX, any::<(u32, u32, u64, u64)>()).prop_map(
+        |(segment, (start, end, first_id, last_id_exclusive))| DamageSection {
+            segment,
+            start,
+            end,
+            first_id,
+            last_id_exclusive,
+        },
+    )
+}
+
+/// With offsets below `end`.
+pub(super) fn index_lanes(end: u32) -> impl Strategy<Value = Vec<(Lane, Vec<Slot>)>> {
+    let lane = (0..5_u32, 0..PRIORITIES).prop_map(|(queue, priority)| Lane { queue, priority });
+    let slots = btree_map(0..300_u32, FRAMES_START / 8..end / 8, 1..50)
+        .prop_map(|slots| slots.into_iter().map(|(id_delta, slot)| (id_delta, slot * 8)).collect());
+    btree_map(lane, slots, 0..8).prop_map(|lanes| lanes.into_iter().collect())
+}

@@ -1,0 +1,333 @@
+//! Appending to the log: runs of frames, rolling to the next segment, and the syncs that cover them.
+//!
+//! Under the append lock a run is copied into the mapped segment and its first word stored last, so that until
+//! then the log ends before it, whatever part of the copy a kill has left. No file is touched under the lock:
+//! segments are prepared beforehand, and an append that finds none gives up and says what it needs.
+//!
+//! Crash windows of a roll: the old segment's last frame names the next one, whose header is not there yet (the
+//! next segment begins with nothing); the header without a frame (an empty active segment). Recovery takes both
+//! for the end of the log.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::commit::{Commit, SyncFailed, Unsynced};
+use super::index::Lane;
+use super::segment::segment_name;
+use super::tail::{Active, Prepared, Tail};
+use crate::format::bytes::put_varint;
+use crate::format::checksum::crc32;
+use crate::format::frame::frame_bytes;
+use crate::format::header::{FRAMES_START, Header};
+use crate::format::position::Position;
+use crate::format::record;
+use crate::lock::{Guard, Lock};
+use crate::random::Entropy;
+use crate::storage::{File, Prepare, Storage};
+
+/// Kept free at the end of a segment for the frame that names the next one, with a mark.
+pub(super) const ROLL_RESERVE: u32 = 40;
+
+/// Segments that the appender may be ahead of the last cursor; beyond that an append waits for a checkpoint.
+const SEGMENTS_AHEAD_MAX: usize = 4;
+
+/// A record about to be appended.
+#[derive(Clone, Copy)]
+pub(crate) struct Draft<'a> {
+    pub kind: u8,
+    pub info: u16,
+    pub head: &'a [u8],
+    pub payload: &'a [u8],
+    /// Of head and payload together.
+    pub checksum: u32,
+    /// The lanes that the message goes to, one id each; empty for all other records.
+    pub lanes: &'a [Lane],
+}
+
+impl<'a> Draft<'a> {
+    pub fn record(kind: u8, body: &'a [u8]) -> Draft<'a> {
+        Draft { kind, info: 0, head: body, payload: &[], checksum: crc32(body), lanes: &[] }
+    }
+
+    pub fn insert(info: u16, head: &'a [u8], payload: &'a [u8], lanes: &'a [Lane]) -> Draft<'a> {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(head);
+        hasher.update(payload);
+        Draft { kind: record::INSERT, info, head, payload, checksum: hasher.finalize(), lanes }
+    }
+
+    pub(super) fn length(&self) -> usize {
+        self.head.len() + self.payload.len()
+    }
+
+    pub fn frame_bytes(&self, marked: bool) -> u64 {
+        frame_bytes(self.length() as u64, marked)
+    }
+}
+
+/// What a run of frames is for, which decides what space it may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Insert,
+    Settle,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Appended {
+    /// The ids of the run are in a row from here, in the order of drafts and lanes.
+    pub first_id: u64,
+    /// Behind the run.
+    pub end: Position,
+    /// Whether the background thread may have something to do.
+    pub wake: bool,
+}
+
+/// Why nothing was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    Poisoned,
+    Closed,
+    /// It needs a prepared segment that can hold this many bytes of frames.
+    Segment { frames_bytes: u64 },
+    /// It needs a checkpoint: too far ahead of the last cursor, or out of reserved ids.
+    Checkpoint,
+}
+
+#[derive(Clone)]
+pub(crate) struct LogSettings {
+    pub store: [u8; 16],
+    pub segment_bytes: u32,
+    pub prepare: Prepare,
+    pub entropy: Entropy,
+}
+
+/// Where an opened log goes on.
+pub(crate) struct Start {
+    pub active: Active,
+    pub next_id: u64,
+    pub id_ceiling: u64,
+    pub next_number: u32,
+}
+
+/// Why a segment could not be made ready.
+pub(crate) enum PrepareFailed {
+    /// Nothing was promised yet: there is no space, or no permission.
+    Create(io::Error),
+    /// A sync failed. The store is poisoned.
+    Sync(SyncFailed),
+}
+
+pub(crate) struct Log {
+    storage: Arc<dyn Storage>,
+    settings: LogSettings,
+    tail: Lock<Tail>,
+    commit: Commit,
+}
+
+/// How long a segment file must be to hold `frames_bytes` of frames.
+pub(crate) fn file_bytes(frames_bytes: u64) -> u64 {
+    u64::from(FRAMES_START) + frames_bytes + u64::from(ROLL_RESERVE)
+}
+
+/// How many bytes of frames fit in a segment file.
+pub(crate) fn frames_capacity(segment_bytes: u32) -> u64 {
+    u64::from(segment_bytes.saturating_sub(FRAMES_START + ROLL_RESERVE))
+}
+
+/// Creates the file of a segment.
+///
+/// Crash windows: the file without its name, with a wrong length, or durable and all zeros. An open takes each
+/// for an unused segment and removes it.
+pub(crate) fn prepare_file(
+    storage: &dyn Storage,
+    settings: &LogSettings,
+    number: u32,
+    bytes: u64,
+    created_at: u64,
+) -> io::Result<Prepared> {
+    let capacity = u32::try_from(bytes).map_err(io::Error::other)?;
+    let file = storage.create(&segment_name(number), bytes, settings.prepare)?;
+    let header = Header {
+        store: settings.store,
+        number,
+        replaces_first: number,
+        replaces_last: number,
+        first_id: 0,
+        salt: settings.entropy.next_u64()?,
+        created_at,
+        capacity,
+    };
+    let writer = file.map_write()?;
+    Ok(Prepared { header, file, writer })
+}
+
+/// Makes a prepared file and its name durable. A failure here is a failed sync.
+pub(crate) fn sync_prepared(storage: &dyn Storage, prepared: &Prepared) -> io::Result<()> {
+    prepared.file.sync_data()?;
+    storage.sync_dir()
+}
+
+impl Log {
+    pub fn new(storage: Arc<dyn Storage>, settings: LogSettings, start: Start) -> Log {
+        let position = start.active.end();
+        let tail = Tail {
+            active: Some(start.active),
+            next_id: start.next_id,
+            id_ceiling: start.id_ceiling,
+            next_number: start.next_number,
+            prepared: Default::default(),
+            discarded: Vec::new(),
+            unsynced: Vec::new(),
+            sealed: Vec::new(),
+            ahead: 0,
+            // The cursor proves what was there when the log was opened.
+            marked: position,
+            sync_by: None,
+            written_bytes: 0,
+            closed_at: position,
+        };
+        Log { storage, settings, tail: Lock::new(tail), commit: Commit::new(position) }
+    }
+
+    pub fn tail(&self) -> Guard<'_, Tail> {
+        self.tail.lock()
+    }
+
+    pub fn is_poisoned(&self) -> bool {
+        self.commit.is_poisoned()
+    }
+
+    pub fn failure(&self) -> Option<SyncFailed> {
+        self.commit.failure()
+    }
+
+    pub fn poison(&self, cause: io::Error) -> SyncFailed {
+        self.commit.poison(cause)
+    }
+
+    /// All before this position is on stable storage.
+    #[inline]
+    pub fn synced_through(&self) -> Position {
+        self.commit.through()
+    }
+
+    /// Appends `run`: all of it or nothing. With `sync_by`, the background thread is to sync it by then.
+    ///
+    /// Ensures: once this returns Ok the run survives the death of the process, and recovery sees nothing of it
+    /// before it sees all of it.
+    pub fn append(
+        &self,
+        run: &[Draft<'_>],
+        purpose: Purpose,
+        sync_by: Option<Instant>,
+    ) -> Result<Appended, Refused> {
+        let mut guard = self.tail.lock();
+        let tail = &mut *guard;
+        if self.commit.is_poisoned() {
+            return Err(Refused::Poisoned);
+        }
+        let ids: u64 = run.iter().map(|draft| draft.lanes.len() as u64).sum();
+        if ids > 0 && tail.next_id + ids > tail.id_ceiling {
+            return Err(Refused::Checkpoint);
+        }
+        let mark = Some(self.commit.through()).filter(|through| *through > tail.marked);
+        let bytes = run
+            .iter()
+            .enumerate()
+            .map(|(n, draft)| draft.frame_bytes(n == 0 && mark.is_some()))
+            .sum();
+        let mut wake = false;
+        if !tail.active.as_ref().ok_or(Refused::Closed)?.fits(bytes, tail.next_id + ids) {
+            self.roll(tail, bytes, purpose)?;
+            wake = true;
+        }
+        let active = tail.active.as_mut().ok_or(Refused::Closed)?;
+        let first_id = tail.next_id;
+        active.write_run(run, mark, first_id);
+        let end = active.end();
+        tail.next_id += ids;
+        tail.written_bytes += bytes;
+        tail.marked = mark.unwrap_or(tail.marked);
+        if let Some(by) = sync_by
+            && tail.sync_by.is_none_or(|earlier| by < earlier)
+        {
+            tail.sync_by = Some(by);
+            wake = true;
+        }
+        Ok(Appended { first_id, end, wake: wake || tail.wants_segment() })
+    }
+
+    /// Seals the active segment and goes on in a prepared one.
+    fn roll(&self, tail: &mut Tail, frames_bytes: u64, purpose: Purpose) -> Result<(), Refused> {
+        if tail.ahead >= SEGMENTS_AHEAD_MAX {
+            return Err(Refused::Checkpoint);
+        }
+        let at = tail
+            .next_prepared(frames_bytes, purpose)
+            .ok_or(Refused::Segment { frames_bytes })?;
+        // Smaller ones have lower numbers, which cannot come later in the log.
+        tail.discarded.extend(tail.prepared.drain(..at));
+        let next = tail.prepared.pop_front().ok_or(Refused::Segment { frames_bytes })?;
+        let mut old = tail.active.take().ok_or(Refused::Closed)?;
+        let mut body = Vec::with_capacity(5);
+        put_varint(&mut body, next.header.number.into());
+        old.write_run(&[Draft::record(record::ROLL, &body)], None, tail.next_id);
+        tail.seal_active(old);
+        tail.active = Some(Active::begin(next, tail.next_id));
+        Ok(())
+    }
+
+    /// Returns when all before `target` is on stable storage.
+    pub fn sync_to(&self, target: Position) -> Result<(), SyncFailed> {
+        self.commit.wait(target, || {
+            let mut tail = self.tail.lock();
+            tail.sync_by = None;
+            let mut files: Vec<Arc<dyn File>> = std::mem::take(&mut tail.unsynced);
+            files.extend(tail.active.as_ref().map(|active| active.file.clone()));
+            Unsynced { end: tail.end(), files }
+        })
+    }
+
+    /// Makes a segment ready that can hold `frames_bytes`. Touches the disk; one caller at a time.
+    pub fn prepare(&self, frames_bytes: u64, created_at: u64) -> Result<(), PrepareFailed> {
+        let number = {
+            let mut tail = self.tail.lock();
+            tail.next_number += 1;
+            tail.next_number - 1
+        };
+        let bytes = file_bytes(frames_bytes).max(u64::from(self.settings.segment_bytes));
+        let prepared =
+            prepare_file(&*self.storage, &self.settings, number, bytes, created_at)
+                .map_err(PrepareFailed::Create)?;
+        sync_prepared(&*self.storage, &prepared)
+            .map_err(|error| PrepareFailed::Sync(self.commit.poison(error)))?;
+        self.tail.lock().prepared.push_back(prepared);
+        Ok(())
+    }
+
+    /// Removes prepared segments that were passed over.
+    pub fn remove_discarded(&self) {
+        let discarded = std::mem::take(&mut self.tail.lock().discarded);
+        self.remove_prepared(discarded);
+    }
+
+    /// Ends appending, and removes the prepared segments.
+    pub fn close(&self) {
+        let unused: Vec<Prepared> = {
+            let mut tail = self.tail.lock();
+            tail.closed_at = tail.end();
+            tail.active = None;
+            tail.prepared.drain(..).collect()
+        };
+        self.remove_discarded();
+        self.remove_prepared(unused);
+    }
+
+    /// A file that cannot be removed is removed by the next open.
+    fn remove_prepared(&self, unused: Vec<Prepared>) {
+        for prepared in unused {
+            let _ = self.storage.remove(&segment_name(prepared.header.number));
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The write-ahead log: segments, the appender, group commit, indexes, and surveys of damaged segments.
+//!
+//! It knows frames, ids and lanes (which message belongs to which queue and priority), but not what became of a
+//! message: deletes, attempts and places are records like any other here.
+
+mod appender;
+mod commit;
+mod index;
+mod segment;
+mod survey;
+mod tail;
+
+pub(crate) use appender::{
+    Appended, Draft, Log, LogSettings, PrepareFailed, Purpose, Refused, Start, file_bytes,
+    frames_capacity, prepare_file, sync_prepared,
+};
+pub(crate) use commit::SyncFailed;
+pub(crate) use index::{Lane, LaneIndex, MemoryIndex};
+pub(crate) use segment::{
+    Segment, index_name, parse_index_name, parse_segment_name, segment_name,
+};
+pub(crate) use survey::{BadSpan, Fault, Survey, frames, survey};
+pub(crate) use tail::{Active, Sealed, Tail};

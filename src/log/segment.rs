@@ -1,0 +1,135 @@
+//! One segment file: its identity, its bytes once they are mapped, its index once it is sealed.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use super::index::LaneIndex;
+use crate::format::checksum::Seed;
+use crate::format::frame::{self, Found};
+use crate::format::header::Header;
+use crate::format::position::Position;
+use crate::lock::Lock;
+use crate::storage::{Mapping, Storage};
+
+pub(crate) fn segment_name(number: u32) -> String {
+    format!("{number:010}.seg")
+}
+
+pub(crate) fn index_name(number: u32) -> String {
+    format!("{number:010}.idx")
+}
+
+/// The number in a segment's file name; None for a name that millpond does not write.
+pub(crate) fn parse_segment_name(name: &str) -> Option<u32> {
+    parse(name, segment_name)
+}
+
+/// The number in an index file's name.
+pub(crate) fn parse_index_name(name: &str) -> Option<u32> {
+    parse(name, index_name)
+}
+
+fn parse(name: &str, written: fn(u32) -> String) -> Option<u32> {
+    let number = name.split('.').next()?.parse().ok().filter(|number| *number > 0)?;
+    (written(number) == name).then_some(number)
+}
+
+/// A segment that is or was part of the log. Shared by whoever reads from it, also after its file is removed.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub number: u32,
+    /// No message of the segment has a lower id.
+    pub first_id: u64,
+    pub salt: u64,
+    pub seed: Seed,
+    /// Behind its last frame; 0 while it is active.
+    end: AtomicU32,
+    data: OnceLock<Mapping>,
+    index: Lock<Option<Arc<LaneIndex>>>,
+}
+
+impl Segment {
+    /// A sealed segment whose file is opened when somebody reads from it.
+    pub fn sealed(number: u32, first_id: u64, salt: u64, end: u32) -> Segment {
+        Segment {
+            number,
+            first_id,
+            salt,
+            seed: Seed::new(salt),
+            end: AtomicU32::new(end),
+            data: OnceLock::new(),
+            index: Lock::default(),
+        }
+    }
+
+    /// The active segment, with the memory that the appender writes to.
+    pub fn active(header: &Header, data: Mapping) -> Segment {
+        let segment = Segment::sealed(header.number, header.first_id, header.salt, 0);
+        segment.data.get_or_init(|| data);
+        segment
+    }
+
+    pub fn name(&self) -> String {
+        segment_name(self.number)
+    }
+
+    pub fn is_sealed(&self) -> bool {
+        self.end() != 0
+    }
+
+    /// Behind its last frame; 0 while it is active.
+    pub fn end(&self) -> u32 {
+        self.end.load(Ordering::Acquire)
+    }
+
+    pub fn end_position(&self) -> Position {
+        Position::new(self.number, self.end())
+    }
+
+    /// From now on nothing is appended. The index must be there before anybody can see the end.
+    pub fn seal(&self, end: u32, index: LaneIndex) {
+        self.set_index(index);
+        self.end.store(end, Ordering::Release);
+    }
+
+    /// The segment's bytes; opens and maps the file the first time.
+    pub fn data(&self, storage: &dyn Storage) -> io::Result<&Mapping> {
+        if let Some(data) = self.data.get() {
+            return Ok(data);
+        }
+        let mapping = storage.open_read(&self.name())?.map_read()?;
+        Ok(self.data.get_or_init(|| mapping))
+    }
+
+    /// The frame at `offset`, verified. Memory only, once the segment is mapped.
+    pub fn frame<'a>(&self, data: &'a Mapping, offset: u32) -> Found<'a> {
+        match data.get(0..data.published()) {
+            Some(bytes) => frame::read(bytes, offset, &self.seed),
+            None => Found::End,
+        }
+    }
+
+    pub fn index(&self) -> Option<Arc<LaneIndex>> {
+        self.index.lock().clone()
+    }
+
+    pub fn set_index(&self, index: LaneIndex) {
+        *self.index.lock() = Some(Arc::new(index));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_millpond_writes_are_taken_for_its_own() {
+        assert_eq!(parse_segment_name("0000000007.seg"), Some(7));
+        assert_eq!(parse_segment_name("4294967295.seg"), Some(u32::MAX));
+        for foreign in ["7.seg", "0000000000.seg", "0000000007.idx", "x.seg", "0000000007.seg~", ""] {
+            assert_eq!(parse_segment_name(foreign), None, "{foreign}");
+        }
+        assert_eq!(parse_index_name("0000000007.idx"), Some(7));
+    }
+}

@@ -1,0 +1,245 @@
+//! What the append lock guards: the active segment, the prepared ones, and the counters that go with them.
+//!
+//! Everything here is memory; no method touches a file.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::appender::{Draft, Purpose, ROLL_RESERVE, file_bytes};
+use super::index::{Lane, LaneIndex, MemoryIndex, Slot};
+use super::segment::Segment;
+use crate::format::frame::Envelope;
+use crate::format::header::{FRAMES_START, HEADER_COPIES_AT, Header};
+use crate::format::position::Position;
+use crate::storage::{File, MapWriter};
+
+/// Prepared segments to hold; an insert leaves the last one to records that settle.
+const PREPARED_TARGET: usize = 2;
+
+/// A file that is reserved, durable under its name, and all zeros.
+pub(crate) struct Prepared {
+    /// Complete but for the first id, which is known when the segment becomes active.
+    pub header: Header,
+    pub file: Arc<dyn File>,
+    pub writer: MapWriter,
+}
+
+/// A segment that was active until the log rolled on.
+pub(crate) struct Sealed {
+    pub segment: Arc<Segment>,
+    pub file: Arc<dyn File>,
+}
+
+pub(crate) struct Active {
+    pub segment: Arc<Segment>,
+    pub file: Arc<dyn File>,
+    pub writer: MapWriter,
+    /// Where the next frame goes.
+    pub offset: u32,
+    pub index: MemoryIndex,
+}
+
+/// The mutable end of the log.
+pub(crate) struct Tail {
+    /// None once the log is closed.
+    pub(super) active: Option<Active>,
+    pub(super) next_id: u64,
+    /// Ids below this one may be given out: the cursor says that they may have been.
+    pub(super) id_ceiling: u64,
+    pub(super) next_number: u32,
+    pub(super) prepared: VecDeque<Prepared>,
+    /// Prepared, but too small for what came; to be removed.
+    pub(super) discarded: Vec<Prepared>,
+    /// Sealed, and not covered by a sync yet.
+    pub(super) unsynced: Vec<Arc<dyn File>>,
+    /// Sealed, and not yet taken by [`Tail::take_sealed`]; in log order.
+    pub(super) sealed: Vec<Sealed>,
+    /// Segments sealed since the last cursor.
+    pub(super) ahead: usize,
+    /// The last sync mark that was written.
+    pub(super) marked: Position,
+    /// When what was appended must have been synced.
+    pub(super) sync_by: Option<Instant>,
+    /// Bytes of frames appended since the log was opened.
+    pub(super) written_bytes: u64,
+    /// The end, once the log is closed.
+    pub(super) closed_at: Position,
+}
+
+impl Active {
+    /// A prepared file becomes the end of the log. The magic is stored last, in the second copy first, so that a
+    /// header whose first copy is there is whole.
+    pub fn begin(prepared: Prepared, first_id: u64) -> Active {
+        let Prepared { mut header, file, mut writer } = prepared;
+        header.first_id = first_id;
+        let copy = header.encode();
+        let (first_word, rest) = copy.split_at(8);
+        let mut magic = [0; 8];
+        magic.copy_from_slice(first_word);
+        for at in HEADER_COPIES_AT.into_iter().rev() {
+            writer.write(at as u64 + 8, rest);
+            writer.store_word(at as u64, u64::from_le_bytes(magic));
+        }
+        writer.publish(u64::from(FRAMES_START));
+        let segment = Arc::new(Segment::active(&header, writer.mapping()));
+        Active { segment, file, writer, offset: FRAMES_START, index: MemoryIndex::default() }
+    }
+
+    pub fn end(&self) -> Position {
+        Position::new(self.segment.number, self.offset)
+    }
+
+    /// Whether frames of `bytes` that use up `ids` fit, with room left for the frame that ends the segment.
+    pub fn fits(&self, bytes: u64, next_id: u64) -> bool {
+        u64::from(self.offset) + bytes + u64::from(ROLL_RESERVE) <= self.writer.len()
+            && next_id - self.segment.first_id <= u64::from(u32::MAX)
+    }
+
+    /// Copies a run that is known to fit.
+    ///
+    /// Ensures: the first word of the run's first frame is stored after everything else of the run, and nothing
+    /// is published or indexed before it.
+    pub fn write_run(&mut self, run: &[Draft<'_>], mark: Option<Position>, first_id: u64) {
+        let start = self.offset;
+        let mut at = start;
+        let mut id = first_id;
+        let mut first_word = 0;
+        for (n, draft) in run.iter().enumerate() {
+            let delta = (id - self.segment.first_id) as u32;
+            let envelope = Envelope {
+                length: draft.length() as u32,
+                kind: draft.kind,
+                continued: n + 1 < run.len(),
+                mark: mark.filter(|_| n == 0),
+                info: draft.info,
+                arg: if draft.lanes.is_empty() { 0 } else { delta },
+                body_checksum: draft.checksum,
+            };
+            let encoded = envelope.encode(&self.segment.seed, at);
+            let body_at = u64::from(at) + envelope.size() as u64;
+            self.writer.write(u64::from(at) + 8, encoded.behind_first_word());
+            self.writer.write(body_at, draft.head);
+            if !draft.payload.is_empty() {
+                self.writer.write(body_at + draft.head.len() as u64, draft.payload);
+            }
+            if n == 0 {
+                first_word = encoded.first_word();
+            } else {
+                self.writer.store_word(u64::from(at), encoded.first_word());
+            }
+            at += envelope.total_bytes() as u32;
+            id += draft.lanes.len() as u64;
+        }
+        self.writer.store_word(u64::from(start), first_word);
+        self.writer.publish(u64::from(at));
+        self.offset = at;
+        self.index_run(run, mark.is_some(), start, first_id);
+    }
+
+    fn index_run(&mut self, run: &[Draft<'_>], marked: bool, start: u32, first_id: u64) {
+        let mut at = start;
+        let mut delta = (first_id - self.segment.first_id) as u32;
+        for (n, draft) in run.iter().enumerate() {
+            for lane in draft.lanes {
+                self.index.push(*lane, (delta, at));
+                delta += 1;
+            }
+            at += draft.frame_bytes(n == 0 && marked) as u32;
+        }
+    }
+}
+
+impl Tail {
+    /// Behind the last frame.
+    pub fn end(&self) -> Position {
+        self.active.as_ref().map_or(self.closed_at, Active::end)
+    }
+
+    pub fn next_id(&self) -> u64 {
+        self.next_id
+    }
+
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
+    pub fn sync_by(&self) -> Option<Instant> {
+        self.sync_by
+    }
+
+    pub fn active(&self) -> Option<&Active> {
+        self.active.as_ref()
+    }
+
+    /// Whether it is time to prepare a segment: not for a log that may never need one.
+    pub fn wants_segment(&self) -> bool {
+        let used = |active: &Active| u64::from(active.offset) > active.writer.len() / 4;
+        self.prepared.len() < PREPARED_TARGET && self.active.as_ref().is_some_and(used)
+    }
+
+    /// Which of the prepared segments a roll would take: the first that is large enough, if it leaves one to
+    /// records that settle.
+    pub fn next_prepared(&self, frames_bytes: u64, purpose: Purpose) -> Option<usize> {
+        let spare = usize::from(purpose == Purpose::Insert);
+        let fits = |prepared: &Prepared| prepared.writer.len() >= file_bytes(frames_bytes);
+        let at = self.prepared.iter().position(fits)?;
+        (self.prepared.len() > at + spare).then_some(at)
+    }
+
+    /// Segments sealed since this was last called, in log order.
+    pub fn take_sealed(&mut self) -> Vec<Sealed> {
+        std::mem::take(&mut self.sealed)
+    }
+
+    /// A cursor from which `segment` is the first to be replayed, with this ceiling of ids, is durable.
+    pub fn checkpointed(&mut self, segment: u32, id_ceiling: u64) {
+        let active = self.active.as_ref().map_or(segment, |active| active.segment.number);
+        // Numbers may have gaps, so this counts too much at worst.
+        self.ahead = self.ahead.min(active.saturating_sub(segment) as usize);
+        self.id_ceiling = id_ceiling;
+    }
+
+    /// Copies up to `max` messages of a lane of the active segment, from its `k`-th on, that lie before `visible`.
+    /// None if `number` is not the active segment.
+    pub fn read_lane(
+        &self,
+        number: u32,
+        key: Lane,
+        k: usize,
+        visible: Position,
+        max: usize,
+    ) -> Option<Vec<Slot>> {
+        let active = self.active.as_ref().filter(|active| active.segment.number == number)?;
+        let entries = active.index.lane(key).get(k..).unwrap_or_default();
+        let seen = |slot: &&Slot| Position::new(number, slot.1) < visible;
+        Some(entries.iter().take(max).take_while(seen).copied().collect())
+    }
+
+    /// How many messages the lane has in the active segment.
+    pub fn lane_len(&self, key: Lane) -> usize {
+        self.active.as_ref().map_or(0, |active| active.index.lane(key).len())
+    }
+
+    /// How many messages of a lane of the active segment have a lower id than its first one and `delta`.
+    pub fn lower_bound(&self, number: u32, key: Lane, delta: u32) -> Option<usize> {
+        let active = self.active.as_ref().filter(|active| active.segment.number == number)?;
+        Some(active.index.lane(key).partition_point(|slot| slot.0 < delta))
+    }
+
+    /// Where the message `first_id + delta` of a lane of the active segment lies.
+    pub fn find(&self, number: u32, key: Lane, delta: u32) -> Option<u32> {
+        let active = self.active.as_ref().filter(|active| active.segment.number == number)?;
+        let entries = active.index.lane(key);
+        let at = entries.binary_search_by_key(&delta, |slot| slot.0).ok()?;
+        Some(entries[at].1)
+    }
+
+    pub(super) fn seal_active(&mut self, active: Active) {
+        let Active { segment, file, offset, index, .. } = active;
+        segment.seal(offset, LaneIndex::Memory(index));
+        self.unsynced.push(file.clone());
+        self.sealed.push(Sealed { segment, file });
+        self.ahead += 1;
+    }
+}

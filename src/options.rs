@@ -1,0 +1,244 @@
+//! What users choose: when things become durable, and how a queue treats its messages.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::dispatch::Backoff;
+use crate::error::{Error, Result};
+
+/// When an operation is durable.
+///
+/// Whatever is chosen, an operation that has returned survives the death of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Durability {
+    /// Before the call returns: it survives a power cut. Concurrent callers share one fdatasync.
+    Sync,
+    /// Within this time, by the background thread, or sooner with somebody else's sync. Between 1 ms and 1 hour.
+    Interval(Duration),
+    /// When the operating system writes it back, or with somebody else's sync.
+    Process,
+}
+
+impl Durability {
+    fn check(self) -> Result<()> {
+        let range = Duration::from_millis(1)..=Duration::from_secs(3600);
+        match self {
+            Durability::Interval(every) if !range.contains(&every) => {
+                Err(Error::invalid("the interval of a durability must be from 1 ms to 1 hour"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a delivery counts as that is dropped without having been settled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnDrop {
+    /// A failed attempt, as by `fail`: counted, and given back after the backoff.
+    #[default]
+    Fail,
+    /// Given back at once and not counted, as by `release`.
+    Release,
+}
+
+/// How a queue treats its messages.
+///
+/// The defaults let no message leave by itself: unlimited attempts, exponential backoff from 100 ms to 1 minute,
+/// a lease of 30 minutes, no dead letter queue, the store's durability.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueOptions {
+    pub(crate) lease: Option<Duration>,
+    pub(crate) max_attempts: Option<u32>,
+    pub(crate) backoff: Backoff,
+    pub(crate) on_drop: OnDrop,
+    pub(crate) dead_letter: Option<String>,
+    pub(crate) durability: Option<Durability>,
+}
+
+impl Default for QueueOptions {
+    fn default() -> Self {
+        QueueOptions {
+            lease: Some(Duration::from_secs(30 * 60)),
+            max_attempts: None,
+            backoff: Backoff::default(),
+            on_drop: OnDrop::default(),
+            dead_letter: None,
+            durability: None,
+        }
+    }
+}
+
+/// The stored form. A changed set of options becomes a new variant at the end, and the old ones keep their structs.
+#[derive(Serialize, Deserialize)]
+enum Stored {
+    V1(QueueOptions),
+}
+
+impl QueueOptions {
+    /// The defaults.
+    pub fn new() -> QueueOptions {
+        QueueOptions::default()
+    }
+
+    /// How long a consumer may hold a message before it is given back to others, which counts as a failed attempt.
+    /// From 1 ms; `None` for no limit. Default: 30 minutes. A dropped delivery or a dead process gives back at once
+    /// anyway, so a short lease mostly runs slow handlers twice.
+    pub fn lease(mut self, lease: Option<Duration>) -> QueueOptions {
+        self.lease = lease;
+        self
+    }
+
+    /// After how many failed attempts a message is moved to the dead letter queue, or buried without one. From 1;
+    /// `None`, the default, for never.
+    pub fn max_attempts(mut self, attempts: Option<u32>) -> QueueOptions {
+        self.max_attempts = attempts;
+        self
+    }
+
+    /// How long a failed message waits before its next attempt. Default: 100 ms, doubling up to 1 minute.
+    pub fn backoff(mut self, backoff: Backoff) -> QueueOptions {
+        self.backoff = backoff;
+        self
+    }
+
+    /// What a delivery counts as that is dropped without having been settled. Default: a failed attempt.
+    pub fn on_drop(mut self, on_drop: OnDrop) -> QueueOptions {
+        self.on_drop = on_drop;
+        self
+    }
+
+    /// The queue that buried messages move to; it is declared with defaults if there is none of that name. Default:
+    /// none, they are kept as buried.
+    pub fn dead_letter(mut self, queue: &str) -> QueueOptions {
+        self.dead_letter = Some(queue.to_owned());
+        self
+    }
+
+    /// When inserts into this queue are durable. Default: the store's durability.
+    pub fn durability(mut self, durability: Durability) -> QueueOptions {
+        self.durability = Some(durability);
+        self
+    }
+
+    pub(crate) fn check(&self, queue: &str) -> Result<()> {
+        if self.lease.is_some_and(|lease| lease < Duration::from_millis(1)) {
+            return Err(Error::invalid("a lease must be at least 1 ms"));
+        }
+        if self.max_attempts == Some(0) {
+            return Err(Error::invalid("max_attempts must be at least 1"));
+        }
+        if let Some(name) = &self.dead_letter {
+            check_queue_name(name)?;
+            if name == queue {
+                return Err(Error::invalid("a queue cannot be its own dead letter queue"));
+            }
+        }
+        self.durability.map_or(Ok(()), Durability::check)
+    }
+
+    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
+        bincode::serde::encode_to_vec(Stored::V1(self.clone()), bincode::config::standard())
+            .map_err(|error| Error::invalid(format!("these options cannot be stored: {error}")))
+    }
+
+    /// None for what a later version wrote.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<QueueOptions> {
+        // An honest record of options is a few dozen bytes.
+        let config = bincode::config::standard().with_limit::<65536>();
+        let (Stored::V1(options), used) =
+            bincode::serde::decode_from_slice(bytes, config).ok()?;
+        (used == bytes.len()).then_some(options)
+    }
+}
+
+pub(crate) const QUEUE_NAME_BYTES_MAX: usize = 255;
+
+pub(crate) fn check_queue_name(name: &str) -> Result<()> {
+    if name.is_empty() || name.len() > QUEUE_NAME_BYTES_MAX || name.contains(char::is_control) {
+        return Err(Error::invalid(format!(
+            "a queue's name has 1 to {QUEUE_NAME_BYTES_MAX} bytes and no control characters: {name:?}"
+        )));
+    }
+    Ok(())
+}
+
+/// How a store is opened, but for its directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub durability: Durability,
+    pub delete_durability: Durability,
+    pub segment_bytes: u64,
+    pub max_message_bytes: u64,
+    pub strict: bool,
+    /// Whether a thread of its own does the maintenance; tests do it themselves.
+    pub background: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            durability: Durability::Sync,
+            delete_durability: Durability::Interval(Duration::from_secs(1)),
+            segment_bytes: 64 << 20,
+            max_message_bytes: 64 << 20,
+            strict: false,
+            background: true,
+        }
+    }
+}
+
+pub(crate) const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+pub(crate) const MESSAGE_BYTES_MAX: u64 = 1 << 30;
+
+impl Settings {
+    pub fn check(&self) -> Result<()> {
+        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes)
+            || !self.segment_bytes.is_multiple_of(4096)
+        {
+            return Err(Error::invalid(
+                "segment_bytes must be from 64 KiB to 1 GiB, in multiples of 4 KiB",
+            ));
+        }
+        if !(1..=MESSAGE_BYTES_MAX).contains(&self.max_message_bytes) {
+            return Err(Error::invalid("max_message_bytes must be from 1 to 1 GiB"));
+        }
+        self.durability.check()?;
+        self.delete_durability.check()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_read_back_as_they_were_stored() {
+        let options = QueueOptions::new()
+            .lease(None)
+            .max_attempts(Some(3))
+            .backoff(Backoff::Fixed(Duration::from_secs(5)))
+            .on_drop(OnDrop::Release)
+            .dead_letter("dead")
+            .durability(Durability::Interval(Duration::from_millis(20)));
+        assert_eq!(QueueOptions::decode(&options.encode().unwrap()), Some(options));
+    }
+
+    #[test]
+    fn damaged_or_later_options_are_not_taken_for_options() {
+        let mut bytes = QueueOptions::new().encode().unwrap();
+        assert_eq!(QueueOptions::decode(&bytes[..bytes.len() - 1]), None);
+        bytes[0] = 1;
+        assert_eq!(QueueOptions::decode(&bytes), None);
+        assert_eq!(QueueOptions::decode(&[]), None);
+    }
+
+    #[test]
+    fn a_bad_queue_name_is_refused() {
+        for name in ["", "a\nb", "\u{0}", &"x".repeat(256)] {
+            assert!(check_queue_name(name).is_err(), "{name:?}");
+        }
+        assert!(check_queue_name("orders/eu west.1-é").is_ok());
+    }
+}

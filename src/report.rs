@@ -1,0 +1,58 @@
+//! What an open found, for the person who reads it.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+/// A range of a file that was proven durable once and is damaged now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Damage {
+    /// The damaged file.
+    pub file: PathBuf,
+    /// Where the damage begins, in bytes.
+    pub offset: u64,
+    /// How many bytes are damaged; 0 where the file is missing.
+    pub bytes: u64,
+    /// The ids that may be gone with it. Ids in the range that were deleted, or never given out, are not lost.
+    pub ids: Range<u64>,
+    /// What is wrong, in words.
+    pub what: String,
+}
+
+/// Bytes that were never proven durable and do not belong to the log: what a crash left unfinished.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SetAside {
+    /// The file they were found in.
+    pub file: PathBuf,
+    /// Where they begin, in bytes.
+    pub offset: u64,
+    /// How many there are.
+    pub bytes: u64,
+}
+
+/// What the open found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// The store was closed properly before, or is new.
+    pub clean: bool,
+    /// Segments of the log.
+    pub segments: usize,
+    /// Bytes of log that were read again because no cursor covered them.
+    pub replayed_bytes: u64,
+    /// Messages that were in flight when the store died; the attempt counts.
+    pub redelivered: u64,
+    /// Damage to what was proven durable, found by this open. In segments that a cursor covers it is found when they
+    /// are read; then it is in the store's statistics.
+    pub damaged: Vec<Damage>,
+    /// Unfinished bytes behind the end of the log, copied to `quarantine/` as far as that could be done.
+    pub set_aside: Vec<SetAside>,
+    /// Cursor files that could not be read. With the newest of them gone the log was replayed from an older one,
+    /// which loses nothing; with all of them gone deleted messages may have come back.
+    pub bad_cursors: Vec<PathBuf>,
+    /// No cursor could be read, so all of the log was.
+    pub full_walk: bool,
+    /// Queues whose names were damaged, under the names that their messages are found by now.
+    pub renamed_queues: Vec<String>,
+}

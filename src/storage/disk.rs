@@ -1,0 +1,331 @@
+//! A real directory: `std::fs`, memmap2 for mappings, fs2 for the lock and for allocation.
+//!
+//! It adds nothing to what the system does but three things: a file's space is really reserved or the file is not
+//! there; a new directory's own name is made durable; and a handle gives out one [`MapWriter`] at a time.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use fs2::FileExt as _;
+use memmap2::MmapOptions;
+
+use super::{Entry, File, LOCK, Lock, LockError, MapWriter, Mapping, Prepare, Storage};
+
+/// How much zeroes are written at a time, see [`Prepare::Zero`].
+const ZEROES: [u8; 4096] = [0; 4096];
+
+/// No note is longer; what else lies in a lock file is not read.
+const NOTE_MAX_BYTES: u64 = 4096;
+
+/// A directory of the file system.
+#[derive(Debug)]
+pub(crate) struct RealDirectory {
+    /// Absolute, so that a later change of the working directory changes nothing.
+    dir: PathBuf,
+    /// What `create_dir` was called for, and `sync_dir` syncs too.
+    subdirectories: Mutex<BTreeSet<PathBuf>>,
+}
+
+impl RealDirectory {
+    /// Opens `dir`, and makes it and its parents if they are missing. Fails with `NotADirectory` if it is a file.
+    ///
+    /// When it returns, the names of the directories that it made are durable.
+    pub(crate) fn open(dir: &Path) -> io::Result<Self> {
+        let dir = std::path::absolute(dir)?;
+        match fs::metadata(&dir) {
+            Ok(found) if found.is_dir() => {
+                // A process before may have made it and died before its sync. If this one may not read the parent,
+                // then it did not make the directory either.
+                let _ = dir.parent().map_or(Ok(()), sync_directory);
+            }
+            Ok(_) => return Err(ErrorKind::NotADirectory.into()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let missing = dir.ancestors().take_while(|path| !path.exists()).count();
+                fs::create_dir_all(&dir)?;
+                for parent in dir.ancestors().skip(1).take(missing) {
+                    sync_directory(parent)?;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(Self { dir, subdirectories: Mutex::default() })
+    }
+
+    fn open_with(&self, name: &str, options: &fs::OpenOptions) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(RealFile::new(options.open(self.dir.join(name))?)))
+    }
+}
+
+impl Storage for RealDirectory {
+    fn lock(&self) -> Result<Box<dyn Lock>, LockError> {
+        // Not truncated: until the lock is taken, the content belongs to the holder.
+        let path = self.dir.join(LOCK);
+        let mut options = fs::OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(path)?;
+        let taken = file.try_lock_exclusive();
+        let note = read_note(&file);
+        match taken {
+            Ok(()) => Ok(Box::new(RealLock { file, previous: note? })),
+            Err(error) if is_contended(&error) => {
+                Err(LockError::Held { note: note.unwrap_or_default() })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn list(&self) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
+                // Removed since the directory was read.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let is_file = metadata.is_file();
+            entries.push(Entry {
+                name: entry.file_name().to_string_lossy().into_owned(),
+                len: if is_file { metadata.len() } else { 0 },
+                is_file,
+            });
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    fn create(&self, name: &str, len: u64, prepare: Prepare) -> io::Result<Arc<dyn File>> {
+        let path = self.dir.join(name);
+        let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        let file = RealFile::new(file);
+        if let Err(error) = file.reserve(&self.dir, len, prepare) {
+            // The error that matters is the first one.
+            let _ = fs::remove_file(&path);
+            return Err(error);
+        }
+        Ok(Arc::new(file))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.open_with(name, fs::OpenOptions::new().read(true).write(true))
+    }
+
+    fn open_read(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.open_with(name, fs::OpenOptions::new().read(true))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.dir.join(from), self.dir.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.dir.join(name))
+    }
+
+    fn create_dir(&self, name: &str) -> io::Result<()> {
+        let path = self.dir.join(name);
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
+            result => result?,
+        }
+        self.subdirectories.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
+        Ok(())
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        let subdirectories =
+            self.subdirectories.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for subdirectory in &subdirectories {
+            // Nothing that a store needs lies there.
+            let _ = sync_directory(subdirectory);
+        }
+        sync_directory(&self.dir)
+    }
+
+    fn boot_id(&self) -> String {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        id.trim().to_owned()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    fn pid(&self) -> u32 {
+        std::process::id()
+    }
+}
+
+/// The locked file. The system releases the lock when the descriptor is closed.
+struct RealLock {
+    file: fs::File,
+    previous: String,
+}
+
+impl Lock for RealLock {
+    fn previous_note(&self) -> &str {
+        &self.previous
+    }
+
+    fn note(&self, text: &str) -> io::Result<()> {
+        // Cut off last: emptied first, the file would give its block back, and a full disk might not have another.
+        write_all_at(&self.file, 0, text.as_bytes())?;
+        self.file.set_len(text.len() as u64)
+    }
+}
+
+fn read_note(file: &fs::File) -> io::Result<String> {
+    let mut note = Vec::new();
+    file.take(NOTE_MAX_BYTES).read_to_end(&mut note)?;
+    Ok(String::from_utf8_lossy(&note).into_owned())
+}
+
+fn is_contended(error: &io::Error) -> bool {
+    error.raw_os_error() == fs2::lock_contended_error().raw_os_error()
+}
+
+/// An open file, and whether a writer of its mapping lives.
+struct RealFile {
+    file: fs::File,
+    writer: Mutex<Weak<()>>,
+}
+
+impl RealFile {
+    fn new(file: fs::File) -> Self {
+        Self { file, writer: Mutex::default() }
+    }
+
+    /// Makes the empty file `len` bytes long, with blocks for all of them.
+    fn reserve(&self, dir: &Path, len: u64, prepare: Prepare) -> io::Result<()> {
+        if len == 0 {
+            // Systems refuse to allocate nothing.
+            return Ok(());
+        }
+        let allocated = self.file.allocate(len).is_ok();
+        // fs2 does not pass on why posix_fallocate failed (it reads errno, which that function does not set). If not
+        // for want of space, then writing tells: it allocates too, on any file system, and reports honestly.
+        if !allocated && fs2::available_space(dir)? < len {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        if !allocated || prepare == Prepare::Zero {
+            let mut at = 0;
+            while at < len {
+                let count = (len - at).min(ZEROES.len() as u64);
+                write_all_at(&self.file, at, &ZEROES[..count as usize])?;
+                at += count;
+            }
+        }
+        // Not every system's allocation changes the length.
+        if self.len()? != len { self.file.set_len(len) } else { Ok(()) }
+    }
+
+    /// `ResourceBusy` while a writer of the mapping lives: the file is its alone.
+    fn free_of_writer(&self) -> io::Result<MutexGuard<'_, Weak<()>>> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if writer.strong_count() > 0 { Err(ErrorKind::ResourceBusy.into()) } else { Ok(writer) }
+    }
+
+    /// The file's length, as mappings want it.
+    fn map_len(&self) -> io::Result<usize> {
+        usize::try_from(self.len()?).map_err(|_| ErrorKind::FileTooLarge.into())
+    }
+}
+
+impl File for RealFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        read_exact_at(&self.file, offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let _writer = self.free_of_writer()?;
+        write_all_at(&self.file, offset, bytes)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let _writer = self.free_of_writer()?;
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn map_read(&self) -> io::Result<Mapping> {
+        match self.map_len()? {
+            0 => Ok(Mapping::empty()),
+            len => {
+                let map = MmapOptions::new().len(len).map_raw_read_only(&self.file)?;
+                Ok(Mapping::of_file(map))
+            }
+        }
+    }
+
+    fn map_write(&self) -> io::Result<MapWriter> {
+        let mut writer = self.free_of_writer()?;
+        let sole = Arc::new(());
+        *writer = Arc::downgrade(&sole);
+        match self.map_len()? {
+            0 => Ok(MapWriter::empty(sole)),
+            len => {
+                let map = MmapOptions::new().len(len).map_raw(&self.file)?;
+                Ok(MapWriter::of_file(map, sole))
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+fn sync_directory(path: &Path) -> io::Result<()> {
+    fs::File::open(path)?.sync_all()
+}
+
+/// Elsewhere a directory cannot be opened as a file, and its entries are left to the file system.
+#[cfg(not(unix))]
+fn sync_directory(_path: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &fs::File, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buf, offset)
+}
+
+#[cfg(unix)]
+fn write_all_at(file: &fs::File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &fs::File, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
+    while !buf.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, buf, offset)? {
+            0 => return Err(ErrorKind::UnexpectedEof.into()),
+            count => {
+                offset += count as u64;
+                buf = &mut buf[count..];
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(windows)]
+fn write_all_at(file: &fs::File, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_write(file, bytes, offset)? {
+            0 => return Err(ErrorKind::WriteZero.into()),
+            count => {
+                offset += count as u64;
+                bytes = &bytes[count..];
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,273 @@
+//! Memory that a file is mapped into: one writer, many readers, and a frontier between them.
+//!
+//! `published` is what makes this safe to use. Bytes below it never change again, so that readers may hold slices of
+//! them; bytes at or above it are touched only through the one [`MapWriter`], under `&mut` to write and `&` to read.
+//! The frontier only rises. It knows nothing of frames: where the frontier goes is the writer's business.
+//!
+//! If another process truncates a mapped file, touching the missing pages raises SIGBUS. The directory lock keeps other
+//! millponds away; nothing keeps away an administrator's `truncate`.
+
+use std::any::Any;
+use std::fmt;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use memmap2::MmapRaw;
+
+#[cfg(any(test, feature = "testing"))]
+use super::sim;
+
+/// The mapped memory, shared by the writer and all readers.
+pub(super) struct Memory {
+    /// Aligned to 8 bytes, valid for `len` bytes for as long as `_owner` lives.
+    start: NonNull<u8>,
+    len: u64,
+    published: AtomicU64,
+    /// What the memory belongs to. Dropping it gives the memory back.
+    _owner: Box<dyn Any + Send + Sync>,
+}
+
+// SAFETY: `start` is memory that `_owner` keeps, which is not tied to a thread. Bytes below `published` are only read;
+// bytes at or above it are accessed only through the one `MapWriter`, whose borrows keep reading and writing apart.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    fn empty() -> Self {
+        let published = AtomicU64::new(0);
+        Self { start: NonNull::<u64>::dangling().cast(), len: 0, published, _owner: Box::new(()) }
+    }
+
+    /// A file's pages. `writable` says whether writing through the pointer is allowed; `published` starts at the end
+    /// if not, because then nobody can publish.
+    fn of_file(map: MmapRaw, writable: bool) -> Self {
+        let Some(start) = NonNull::new(map.as_mut_ptr()) else { return Self::empty() };
+        let len = map.len() as u64;
+        let published = AtomicU64::new(if writable { 0 } else { len });
+        Self { start, len, published, _owner: Box::new(map) }
+    }
+
+    /// The first `len` bytes of a simulated file's page cache.
+    #[cfg(any(test, feature = "testing"))]
+    fn of_buffer(buffer: Arc<sim::Buffer>, len: u64, writable: bool) -> Self {
+        assert!(len <= buffer.len() as u64);
+        let published = AtomicU64::new(if writable { 0 } else { len });
+        Self { start: buffer.start(), len, published, _owner: Box::new(buffer) }
+    }
+
+    #[inline]
+    pub(super) fn published(&self) -> u64 {
+        // Pairs with the release store in `MapWriter::publish`: who sees the frontier sees the bytes below it.
+        self.published.load(Ordering::Acquire)
+    }
+
+    /// # Safety
+    /// `start <= end <= len`, and for as long as the slice lives nobody writes to these bytes.
+    #[inline]
+    unsafe fn slice(&self, range: Range<u64>) -> &[u8] {
+        // SAFETY: in bounds of the memory that `_owner` keeps, and unchanging, both by the caller's promise.
+        unsafe {
+            let start = self.start.as_ptr().add(range.start as usize);
+            std::slice::from_raw_parts(start, (range.end - range.start) as usize)
+        }
+    }
+}
+
+/// The read side of a mapped file. Clones share the memory; it stays mapped until the last one is gone.
+#[derive(Clone)]
+pub(crate) struct Mapping {
+    memory: Arc<Memory>,
+}
+
+impl Mapping {
+    pub(super) fn empty() -> Self {
+        Self { memory: Arc::new(Memory::empty()) }
+    }
+
+    pub(super) fn of_file(map: MmapRaw) -> Self {
+        Self { memory: Arc::new(Memory::of_file(map, false)) }
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn of_buffer(buffer: Arc<sim::Buffer>, len: u64) -> Self {
+        Self { memory: Arc::new(Memory::of_buffer(buffer, len, false)) }
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// The end of what may be read. It only rises.
+    #[inline]
+    pub(crate) fn published(&self) -> u64 {
+        self.memory.published()
+    }
+
+    /// The bytes of `range`, or nothing if not all of them are published.
+    #[inline]
+    pub(crate) fn get(&self, range: Range<u64>) -> Option<&[u8]> {
+        if range.start > range.end || range.end > self.published() {
+            return None;
+        }
+        // SAFETY: `range` is in order and below `published`, which is at most `len`; bytes below it never change.
+        Some(unsafe { self.memory.slice(range) })
+    }
+
+    /// The bytes of `range`.
+    ///
+    /// # Panics
+    /// If not all of them are published.
+    #[inline]
+    pub(crate) fn bytes(&self, range: Range<u64>) -> &[u8] {
+        match self.get(range.clone()) {
+            Some(bytes) => bytes,
+            None => panic!("{range:?} is not below {}, the end of the published", self.published()),
+        }
+    }
+}
+
+impl fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mapping").field("published", &self.published()).finish_non_exhaustive()
+    }
+}
+
+/// The write side of a mapped file. There is one at a time, and it writes only at or above `published`.
+pub(crate) struct MapWriter {
+    memory: Arc<Memory>,
+    /// The file knows by it whether its writer still lives.
+    _sole: Arc<()>,
+    /// Where writes go instead, if the file is a simulated one, which must see each of them.
+    #[cfg(any(test, feature = "testing"))]
+    simulated: Option<sim::Handle>,
+}
+
+impl MapWriter {
+    pub(super) fn empty(sole: Arc<()>) -> Self {
+        Self::new(Memory::empty(), sole)
+    }
+
+    pub(super) fn of_file(map: MmapRaw, sole: Arc<()>) -> Self {
+        Self::new(Memory::of_file(map, true), sole)
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn of_buffer(
+        buffer: Arc<sim::Buffer>,
+        len: u64,
+        sole: Arc<()>,
+        handle: sim::Handle,
+    ) -> Self {
+        let writer = Self::new(Memory::of_buffer(buffer, len, true), sole);
+        Self { simulated: Some(handle), ..writer }
+    }
+
+    fn new(memory: Memory, sole: Arc<()>) -> Self {
+        Self {
+            memory: Arc::new(memory),
+            _sole: sole,
+            #[cfg(any(test, feature = "testing"))]
+            simulated: None,
+        }
+    }
+
+    /// A reader of the same memory.
+    pub(crate) fn mapping(&self) -> Mapping {
+        Mapping { memory: Arc::clone(&self.memory) }
+    }
+
+    /// In bytes.
+    #[inline]
+    pub(crate) fn len(&self) -> u64 {
+        self.memory.len
+    }
+
+    #[inline]
+    fn published(&self) -> u64 {
+        // Only this writer stores it, so that there is nothing to synchronise with.
+        self.memory.published.load(Ordering::Relaxed)
+    }
+
+    /// Any bytes of the file, also unpublished ones.
+    ///
+    /// # Panics
+    /// If `range` is not inside of the file.
+    #[inline]
+    pub(crate) fn bytes(&self, range: Range<u64>) -> &[u8] {
+        assert!(range.start <= range.end && range.end <= self.len(), "outside of the mapping");
+        // SAFETY: in bounds, just checked. These bytes are written only through `&mut self`, which this borrow excludes.
+        unsafe { self.memory.slice(range) }
+    }
+
+    /// Copies `bytes` to `at`. Nobody but this writer sees them before they are published.
+    ///
+    /// # Panics
+    /// If that would touch what is published, or go beyond the end.
+    #[inline]
+    pub(crate) fn write(&mut self, at: u64, bytes: &[u8]) {
+        self.check(at, bytes.len() as u64);
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(handle) = &self.simulated {
+            return handle.write_mapped(at, bytes);
+        }
+        // SAFETY: in bounds and not below `published`, just checked, so that no reader has a slice of it. `bytes` cannot
+        // lie there: a slice of unpublished memory borrows this writer, which is borrowed exclusively here.
+        unsafe {
+            let to = self.memory.start.as_ptr().add(at as usize);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+        }
+    }
+
+    /// Stores 8 bytes, little-endian, in one piece and after everything written before: if a kill leaves the word, it
+    /// leaves what was written before the word too.
+    ///
+    /// # Panics
+    /// If `at` is not a multiple of 8, is published, or lies beyond the end.
+    #[inline]
+    pub(crate) fn store_word(&mut self, at: u64, word: u64) {
+        assert!(at.is_multiple_of(8), "a word must be aligned");
+        self.check(at, 8);
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(handle) = &self.simulated {
+            return handle.store_mapped(at, word);
+        }
+        // SAFETY: in bounds and not below `published`, just checked, so that no reader has a slice of it. `start` is
+        // aligned to 8 and so is `at`.
+        unsafe {
+            let to = self.memory.start.as_ptr().add(at as usize).cast::<u64>();
+            AtomicU64::from_ptr(to).store(word.to_le(), Ordering::Release);
+        }
+    }
+
+    /// Lets readers see everything below `end`, for good. An `end` that is published already changes nothing.
+    ///
+    /// # Panics
+    /// If `end` lies beyond the end of the file.
+    #[inline]
+    pub(crate) fn publish(&mut self, end: u64) {
+        assert!(end <= self.len(), "outside of the mapping");
+        if end > self.published() {
+            self.memory.published.store(end, Ordering::Release);
+        }
+    }
+
+    #[inline]
+    fn check(&self, at: u64, len: u64) {
+        assert!(at >= self.published(), "what is published does not change");
+        assert!(at <= self.len() && len <= self.len() - at, "outside of the mapping");
+    }
+}
+
+impl fmt::Debug for MapWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (len, published) = (self.len(), self.published());
+        f.debug_struct("MapWriter")
+            .field("len", &len)
+            .field("published", &published)
+            .finish_non_exhaustive()
+    }
+}
