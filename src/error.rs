@@ -97,6 +97,15 @@ impl Error {
         error
     }
 
+    pub(crate) fn poisoned(cause: Arc<io::Error>) -> Error {
+        let mut error = Error::new(
+            ErrorKind::Poisoned,
+            "a sync failed, so nothing more can be promised; close the store, look at the disk, reopen",
+        );
+        error.0.source = Some(cause);
+        error
+    }
+
     pub(crate) fn closed() -> Error {
         Error::new(ErrorKind::Closed, "the store is closed")
     }

@@ -1,14 +1,51 @@
 //! millpond: an embedded, crash-safe message queue on a write-ahead log.
+//!
+//! A program links it, opens a directory, and gets named queues with *insert - get - delete* semantics: a message stays
+//! in its queue until the consumer that got it deletes it, and what was not deleted when the process died is delivered
+//! again on reopen.
+//!
+//! ```
+//! # fn main() -> millpond::Result<()> {
+//! # let dir = tempfile::tempdir().unwrap();
+//! let store = millpond::Store::open(dir.path())?;
+//! let queue = store.queue("mail")?;
+//!
+//! queue.insert("to: ada")?; // on stable storage when it returns
+//!
+//! let mail = queue.get()?;
+//! assert_eq!(mail.payload(), b"to: ada");
+//! // If the process dies here, the mail is delivered again, as attempt 2.
+//! mail.delete()?;
+//! # Ok(())
+//! # }
+//! ```
 #![deny(unsafe_op_in_unsafe_fn, missing_docs)]
 
 mod clock;
 mod cursor;
+mod delivery;
 mod dispatch;
+mod engine;
 mod error;
 mod format;
 mod lock;
 mod log;
+mod message;
 mod options;
+mod queue;
 mod random;
 mod report;
 mod storage;
+mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use delivery::{Delivery, Entry, Payload};
+pub use dispatch::Backoff;
+pub use engine::{Closed, Fate, QueueStats, StoreStats};
+pub use error::{Error, ErrorKind, Result};
+pub use message::{Message, MessageId};
+pub use options::{Durability, OnDrop, QueueOptions};
+pub use queue::{Deleted, Queue};
+pub use report::{Damage, Recovery, SetAside, State};
+pub use store::{Store, StoreOptions};

@@ -146,8 +146,7 @@ impl QueueOptions {
     pub(crate) fn decode(bytes: &[u8]) -> Option<QueueOptions> {
         // An honest record of options is a few dozen bytes.
         let config = bincode::config::standard().with_limit::<65536>();
-        let (Stored::V1(options), used) =
-            bincode::serde::decode_from_slice(bytes, config).ok()?;
+        let (Stored::V1(options), used) = bincode::serde::decode_from_slice(bytes, config).ok()?;
         (used == bytes.len()).then_some(options)
     }
 }

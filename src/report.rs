@@ -56,3 +56,17 @@ pub struct Recovery {
     /// Queues whose names were damaged, under the names that their messages are found by now.
     pub renamed_queues: Vec<String>,
 }
+
+/// Where a message is, between its insert and its delete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum State {
+    /// Waiting for a consumer.
+    Ready,
+    /// Held by a consumer.
+    InFlight,
+    /// Waiting for its time: it failed or was released with a delay.
+    Delayed,
+    /// Out of circulation: its attempts are used up, or it was buried.
+    Buried,
+}

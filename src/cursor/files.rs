@@ -46,9 +46,8 @@ pub(crate) fn publish(
         .and_then(|()| storage.rename(TEMPORARY, &cursor_name(generation)))
         .and_then(|()| storage.sync_dir())
         .map_err(PublishFailed::Sync)?;
-    let is_old = |name: &str| {
-        parse_cursor_name(name).is_some_and(|found| found + KEPT as u64 <= generation)
-    };
+    let is_old =
+        |name: &str| parse_cursor_name(name).is_some_and(|found| found + KEPT as u64 <= generation);
     for entry in storage.list().unwrap_or_default() {
         if is_old(&entry.name) {
             // One that stays is removed after the next cursor.

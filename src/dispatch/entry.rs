@@ -43,12 +43,7 @@ impl Entry {
         Entry { place: Place::Buried, reason, ..Entry::given_back(priority, attempts) }
     }
 
-    pub fn in_flight(
-        priority: u8,
-        attempts: u32,
-        token: u64,
-        deadline: Option<Instant>,
-    ) -> Entry {
+    pub fn in_flight(priority: u8, attempts: u32, token: u64, deadline: Option<Instant>) -> Entry {
         Entry { place: Place::InFlight, token, deadline, ..Entry::given_back(priority, attempts) }
     }
 }

@@ -136,6 +136,11 @@ impl QueueState {
         self.ready.first().map(|&(Reverse(priority), id)| (priority, id))
     }
 
+    /// The message that goes out again after `n` others.
+    pub fn nth_ready(&self, n: usize) -> Option<(u8, u64)> {
+        self.ready.iter().nth(n).map(|&(Reverse(priority), id)| (priority, id))
+    }
+
     /// When the next lease ends.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.leases.first().map(|&(deadline, _)| deadline)

@@ -27,7 +27,11 @@ pub(super) struct LaneReader {
 
 /// What comes next in a lane.
 pub(super) enum Head {
-    Message { id: u64, offset: u32, segment: Arc<Segment> },
+    Message {
+        id: u64,
+        offset: u32,
+        segment: Arc<Segment>,
+    },
     /// Nothing that may be seen yet.
     Empty,
     /// The index of this segment must be loaded first, outside of the locks.

@@ -14,7 +14,7 @@ use crate::cursor::AckSet;
 use crate::dispatch::QueueState;
 use crate::format::position::Position;
 use crate::lock::Signal;
-use crate::log::{Lane, LaneIndex, Log, Segment, Tail};
+use crate::log::{Lane, LaneIndex, Log, Sealed, Segment, Tail};
 use crate::options::{Durability, QueueOptions};
 use crate::report::Damage;
 
@@ -137,13 +137,21 @@ pub(super) struct SegmentState {
     pub acks: AckSet,
     /// Messages that were ever inserted in it; known when it is sealed.
     pub messages: u64,
+    /// No message of it has this id or a higher one; known when it is sealed.
+    pub id_end: u64,
     /// The generation of the first cursor that does not name it, once it is dead.
     pub dropped_in: Option<u64>,
 }
 
 impl SegmentState {
     pub fn new(segment: Arc<Segment>) -> SegmentState {
-        SegmentState { segment, acks: AckSet::default(), messages: 0, dropped_in: None }
+        SegmentState {
+            segment,
+            acks: AckSet::default(),
+            messages: 0,
+            id_end: u64::MAX,
+            dropped_in: None,
+        }
     }
 
     /// Messages that are not deleted; only for a sealed segment.
@@ -152,7 +160,7 @@ impl SegmentState {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct State {
     pub queues: BTreeMap<u32, QueueEntry>,
     pub names: HashMap<Arc<str>, u32>,
@@ -164,6 +172,8 @@ pub(super) struct State {
     pub damage: Vec<Damage>,
     /// Messages whose frames turned out to be damaged when they were to be delivered.
     pub damaged_messages: u64,
+    /// Sealed, and not yet cut to their end.
+    pub untrimmed: Vec<Sealed>,
     /// A sealed segment has lost its last message since the background thread looked.
     pub reclaimable: bool,
 }
@@ -173,6 +183,7 @@ impl State {
     pub fn absorb(&mut self, tail: &mut Tail) {
         for sealed in tail.take_sealed() {
             self.count_sealed(&sealed.segment);
+            self.untrimmed.push(sealed);
         }
         if let Some(active) = tail.active()
             && self.segments.last().is_none_or(|last| last.segment.number != active.segment.number)
@@ -219,6 +230,9 @@ impl State {
     pub fn ack(&mut self, id: u64) -> bool {
         let Some(at) = self.segment_of(id) else { return false };
         let s = &mut self.segments[at];
+        if id >= s.id_end {
+            return false;
+        }
         let Ok(delta) = u32::try_from(id - s.segment.first_id) else { return false };
         let new = s.acks.insert(delta);
         if new && s.segment.is_sealed() && s.live() == 0 {
@@ -273,12 +287,14 @@ impl State {
                 None => return Located::NeedsIndex(segment.clone()),
             }
         } else {
-            log.tail().find(segment.number, lane, delta)
+            let tail = log.tail();
+            if !tail.is_active(segment.number) {
+                return Located::Rolled;
+            }
+            tail.find(segment.number, lane, delta)
         };
         match offset {
             Some(offset) => Located::At { segment: segment.clone(), offset },
-            // It may have been sealed since the list was brought up to date.
-            None if !segment.is_sealed() => Located::Rolled,
             None => Located::Gone,
         }
     }

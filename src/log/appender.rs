@@ -10,13 +10,13 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::commit::{Commit, SyncFailed, Unsynced};
 use super::index::Lane;
 use super::segment::segment_name;
 use super::tail::{Active, Prepared, Tail};
-use crate::format::bytes::put_varint;
 use crate::format::checksum::crc32;
 use crate::format::frame::frame_bytes;
 use crate::format::header::{FRAMES_START, Header};
@@ -30,7 +30,7 @@ use crate::storage::{File, Prepare, Storage};
 pub(super) const ROLL_RESERVE: u32 = 40;
 
 /// Segments that the appender may be ahead of the last cursor; beyond that an append waits for a checkpoint.
-const SEGMENTS_AHEAD_MAX: usize = 4;
+pub(super) const SEGMENTS_AHEAD_MAX: usize = 4;
 
 /// A record about to be appended.
 #[derive(Clone, Copy)]
@@ -88,10 +88,16 @@ pub(crate) struct Appended {
 pub(crate) enum Refused {
     Poisoned,
     Closed,
+    /// The queue that it is for was removed.
+    Removed,
     /// It needs a prepared segment that can hold this many bytes of frames.
-    Segment { frames_bytes: u64 },
+    Segment {
+        frames_bytes: u64,
+    },
     /// It needs a checkpoint: too far ahead of the last cursor, or out of reserved ids.
-    Checkpoint,
+    Checkpoint {
+        ids: u64,
+    },
 }
 
 #[derive(Clone)]
@@ -212,7 +218,8 @@ impl Log {
         self.commit.through()
     }
 
-    /// Appends `run`: all of it or nothing. With `sync_by`, the background thread is to sync it by then.
+    /// Appends `run`: all of it or nothing. With `sync_by`, the background thread is to sync it by then; with
+    /// `removed`, it is refused once that is set.
     ///
     /// Ensures: once this returns Ok the run survives the death of the process, and recovery sees nothing of it
     /// before it sees all of it.
@@ -221,15 +228,19 @@ impl Log {
         run: &[Draft<'_>],
         purpose: Purpose,
         sync_by: Option<Instant>,
+        removed: Option<&AtomicBool>,
     ) -> Result<Appended, Refused> {
         let mut guard = self.tail.lock();
         let tail = &mut *guard;
         if self.commit.is_poisoned() {
             return Err(Refused::Poisoned);
         }
+        if removed.is_some_and(|removed| removed.load(Ordering::Relaxed)) {
+            return Err(Refused::Removed);
+        }
         let ids: u64 = run.iter().map(|draft| draft.lanes.len() as u64).sum();
         if ids > 0 && tail.next_id + ids > tail.id_ceiling {
-            return Err(Refused::Checkpoint);
+            return Err(Refused::Checkpoint { ids });
         }
         let mark = Some(self.commit.through()).filter(|through| *through > tail.marked);
         let bytes = run
@@ -261,17 +272,16 @@ impl Log {
     /// Seals the active segment and goes on in a prepared one.
     fn roll(&self, tail: &mut Tail, frames_bytes: u64, purpose: Purpose) -> Result<(), Refused> {
         if tail.ahead >= SEGMENTS_AHEAD_MAX {
-            return Err(Refused::Checkpoint);
+            return Err(Refused::Checkpoint { ids: 0 });
         }
-        let at = tail
-            .next_prepared(frames_bytes, purpose)
-            .ok_or(Refused::Segment { frames_bytes })?;
+        let at =
+            tail.next_prepared(frames_bytes, purpose).ok_or(Refused::Segment { frames_bytes })?;
         // Smaller ones have lower numbers, which cannot come later in the log.
         tail.discarded.extend(tail.prepared.drain(..at));
         let next = tail.prepared.pop_front().ok_or(Refused::Segment { frames_bytes })?;
         let mut old = tail.active.take().ok_or(Refused::Closed)?;
         let mut body = Vec::with_capacity(5);
-        put_varint(&mut body, next.header.number.into());
+        record::encode_roll(next.header.number, &mut body);
         old.write_run(&[Draft::record(record::ROLL, &body)], None, tail.next_id);
         tail.seal_active(old);
         tail.active = Some(Active::begin(next, tail.next_id));
@@ -297,9 +307,8 @@ impl Log {
             tail.next_number - 1
         };
         let bytes = file_bytes(frames_bytes).max(u64::from(self.settings.segment_bytes));
-        let prepared =
-            prepare_file(&*self.storage, &self.settings, number, bytes, created_at)
-                .map_err(PrepareFailed::Create)?;
+        let prepared = prepare_file(&*self.storage, &self.settings, number, bytes, created_at)
+            .map_err(PrepareFailed::Create)?;
         sync_prepared(&*self.storage, &prepared)
             .map_err(|error| PrepareFailed::Sync(self.commit.poison(error)))?;
         self.tail.lock().prepared.push_back(prepared);

@@ -44,6 +44,10 @@ impl MemoryIndex {
         self.by_key.get(&key).map_or(&[], |&at| &self.lanes[at].1)
     }
 
+    pub fn all_lanes(&self) -> impl Iterator<Item = (Lane, &[Slot])> {
+        self.lanes.iter().map(|(lane, slots)| (*lane, slots.as_slice()))
+    }
+
     /// Messages in all lanes.
     pub fn messages(&self) -> u64 {
         self.messages

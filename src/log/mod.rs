@@ -6,6 +6,7 @@
 mod appender;
 mod commit;
 mod index;
+mod recovery;
 mod segment;
 mod survey;
 mod tail;
@@ -16,8 +17,7 @@ pub(crate) use appender::{
 };
 pub(crate) use commit::SyncFailed;
 pub(crate) use index::{Lane, LaneIndex, MemoryIndex};
-pub(crate) use segment::{
-    Segment, index_name, parse_index_name, parse_segment_name, segment_name,
-};
+pub(crate) use recovery::{DamagedSpan, Surveyed, Verdict, verdict};
+pub(crate) use segment::{Segment, index_name, parse_index_name, parse_segment_name, segment_name};
 pub(crate) use survey::{BadSpan, Fault, Survey, frames, survey};
 pub(crate) use tail::{Active, Sealed, Tail};

@@ -1,6 +1,7 @@
 //! One segment file: its identity, its bytes once they are mapped, its index once it is sealed.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -102,6 +103,11 @@ impl Segment {
         Ok(self.data.get_or_init(|| mapping))
     }
 
+    /// Bytes of the segment once it is mapped; empty before, or beyond what is published.
+    pub fn bytes(&self, range: Range<u64>) -> &[u8] {
+        self.data.get().and_then(|data| data.get(range)).unwrap_or_default()
+    }
+
     /// The frame at `offset`, verified. Memory only, once the segment is mapped.
     pub fn frame<'a>(&self, data: &'a Mapping, offset: u32) -> Found<'a> {
         match data.get(0..data.published()) {
@@ -127,7 +133,8 @@ mod tests {
     fn only_names_that_millpond_writes_are_taken_for_its_own() {
         assert_eq!(parse_segment_name("0000000007.seg"), Some(7));
         assert_eq!(parse_segment_name("4294967295.seg"), Some(u32::MAX));
-        for foreign in ["7.seg", "0000000000.seg", "0000000007.idx", "x.seg", "0000000007.seg~", ""] {
+        for foreign in ["7.seg", "0000000000.seg", "0000000007.idx", "x.seg", "0000000007.seg~", ""]
+        {
             assert_eq!(parse_segment_name(foreign), None, "{foreign}");
         }
         assert_eq!(parse_index_name("0000000007.idx"), Some(7));

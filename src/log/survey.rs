@@ -82,9 +82,15 @@ pub(crate) fn survey(bytes: &[u8], seed: &Seed, from: u32, headers_only: u32) ->
 }
 
 enum Step {
-    Frame { envelope: Envelope, next: u32 },
+    Frame {
+        envelope: Envelope,
+        next: u32,
+    },
     /// `resume` is where the next frame must be, if the header can be believed.
-    Bad { fault: Fault, resume: Option<u32> },
+    Bad {
+        fault: Fault,
+        resume: Option<u32>,
+    },
 }
 
 fn step(bytes: &[u8], seed: &Seed, at: u32, headers_only: u32) -> Step {

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::appender::{Draft, Purpose, ROLL_RESERVE, file_bytes};
+use super::appender::{Draft, Purpose, ROLL_RESERVE, SEGMENTS_AHEAD_MAX, file_bytes};
 use super::index::{Lane, LaneIndex, MemoryIndex, Slot};
 use super::segment::Segment;
 use crate::format::frame::Envelope;
@@ -172,6 +172,11 @@ impl Tail {
         self.active.as_ref()
     }
 
+    /// Messages that were ever inserted in the active segment.
+    pub fn active_messages(&self) -> u64 {
+        self.active.as_ref().map_or(0, |active| active.index.messages())
+    }
+
     /// Whether it is time to prepare a segment: not for a log that may never need one.
     pub fn wants_segment(&self) -> bool {
         let used = |active: &Active| u64::from(active.offset) > active.writer.len() / 4;
@@ -225,6 +230,15 @@ impl Tail {
     pub fn lower_bound(&self, number: u32, key: Lane, delta: u32) -> Option<usize> {
         let active = self.active.as_ref().filter(|active| active.segment.number == number)?;
         Some(active.index.lane(key).partition_point(|slot| slot.0 < delta))
+    }
+
+    pub fn is_active(&self, number: u32) -> bool {
+        self.active.as_ref().is_some_and(|active| active.segment.number == number)
+    }
+
+    /// Whether an append that uses up `ids` would wait for a checkpoint.
+    pub fn wants_checkpoint(&self, ids: u64) -> bool {
+        self.next_id + ids > self.id_ceiling || self.ahead >= SEGMENTS_AHEAD_MAX
     }
 
     /// Where the message `first_id + delta` of a lane of the active segment lies.

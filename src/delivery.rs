@@ -1,0 +1,216 @@
+//! A message in a consumer's hands.
+
+use std::fmt;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::clock::wall_time;
+use crate::engine::{Content, Engine, Fate, HeldBy, Peeked, QueueShared, Taken};
+use crate::error::Result;
+use crate::message::MessageId;
+
+/// A message that was got and is not settled yet.
+///
+/// Settle it with [`delete`](Delivery::delete) when the work is done; until then the message stays in the queue, and
+/// is delivered again if this process dies. A delivery that is dropped counts as a failed attempt (or as the queue's
+/// [`on_drop`](crate::QueueOptions::on_drop) says).
+///
+/// Settling fails only with `StaleDelivery` (the lease ran out and somebody else has the message), `Closed`,
+/// `Poisoned`, `NotFound` or `Io`; none is worth trying again. It does not keep the store open, only its own bytes
+/// mapped.
+#[must_use = "a delivery that is dropped counts as a failed attempt; delete it when the work is done"]
+pub struct Delivery {
+    engine: Arc<Engine>,
+    held: HeldBy,
+    attempt: u32,
+    deadline: Option<Instant>,
+    content: Content,
+    settled: bool,
+}
+
+impl Delivery {
+    pub(crate) fn new(engine: &Arc<Engine>, queue: &Arc<QueueShared>, taken: Taken) -> Delivery {
+        let Taken { id, token, attempt, deadline, content } = taken;
+        let held = HeldBy { queue: queue.clone(), id, token };
+        Delivery { engine: engine.clone(), held, attempt, deadline, content, settled: false }
+    }
+
+    /// The message's bytes, as they lie in the log; verified.
+    pub fn payload(&self) -> &[u8] {
+        self.content.payload()
+    }
+
+    /// The message's bytes, to keep: no copy, and valid after the message is deleted and the store closed.
+    pub fn to_payload(&self) -> Payload {
+        Payload(self.content.clone())
+    }
+
+    /// The message's number.
+    pub fn id(&self) -> MessageId {
+        MessageId(self.held.id)
+    }
+
+    /// The number that the message had when it was first inserted. It stays the same when the message moves to a dead
+    /// letter queue.
+    pub fn origin_id(&self) -> MessageId {
+        MessageId(self.content.origin_id.unwrap_or(self.held.id))
+    }
+
+    /// The name of the queue it was got from.
+    pub fn queue(&self) -> &str {
+        &self.held.queue.name
+    }
+
+    /// The how-manieth attempt this is, from 1. Failed attempts count, those that a crash has cut short included;
+    /// released ones do not.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// When it was inserted, by the wall clock of that moment; to the millisecond.
+    pub fn inserted_at(&self) -> SystemTime {
+        wall_time(self.content.time_ms)
+    }
+
+    /// When the lease ends, as it was when the message was got; None if the queue has no leases.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    pub(crate) fn held(&self) -> &HeldBy {
+        &self.held
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// The message is settled by other means: dropping the delivery must not.
+    pub(crate) fn forget(mut self) {
+        self.settled = true;
+    }
+
+    /// Deletes the message: the work is done, and it never comes back.
+    ///
+    /// Survives the death of the process when it returns; a power cut according to the store's
+    /// [`delete_durability`](crate::StoreOptions::delete_durability). Blocks only under `Sync`.
+    #[doc(alias = "ack")]
+    #[doc(alias = "complete")]
+    #[doc(alias = "commit")]
+    pub fn delete(mut self) -> Result<()> {
+        self.settled = true;
+        self.engine.delete(&self.held)
+    }
+
+    /// Gives the message back at once, in front of those that were never delivered. Not counted as an attempt.
+    #[doc(alias = "nack")]
+    #[doc(alias = "requeue")]
+    pub fn release(self) -> Result<()> {
+        self.release_after(Duration::ZERO)
+    }
+
+    /// Gives the message back after `delay`; later messages overtake it. Not counted as an attempt.
+    pub fn release_after(mut self, delay: Duration) -> Result<()> {
+        self.settled = true;
+        self.engine.release(&self.held, delay)
+    }
+
+    /// The attempt has failed: the message is delivered again after the queue's backoff, or, when its attempts are used
+    /// up, moved to the dead letter queue or buried.
+    pub fn fail(mut self, why: impl fmt::Display) -> Result<Fate> {
+        self.settled = true;
+        self.engine.fail(&self.held, &why.to_string(), None)
+    }
+
+    /// As [`fail`](Delivery::fail), with `delay` instead of the queue's backoff.
+    pub fn fail_after(mut self, why: impl fmt::Display, delay: Duration) -> Result<Fate> {
+        self.settled = true;
+        self.engine.fail(&self.held, &why.to_string(), Some(delay))
+    }
+
+    /// Takes the message out of circulation: it is moved to the queue's dead letter queue in one step, or kept as buried
+    /// if there is none.
+    pub fn bury(mut self, why: impl fmt::Display) -> Result<()> {
+        self.settled = true;
+        self.engine.bury(&self.held, &why.to_string())
+    }
+
+    /// Lets the lease end `lease` from now. One that has run out begins anew, unless somebody else has the message.
+    #[doc(alias = "touch")]
+    pub fn extend(&self, lease: Duration) -> Result<()> {
+        self.engine.extend(&self.held, lease)
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if !self.settled {
+            let why = if thread::panicking() { "panicked" } else { "dropped" };
+            self.engine.abandon(&self.held, why);
+        }
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("queue", &self.queue())
+            .field("id", &self.held.id)
+            .field("attempt", &self.attempt)
+            .field("bytes", &self.payload().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The bytes of a message. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Payload(Content);
+
+impl AsRef<[u8]> for Payload {
+    fn as_ref(&self) -> &[u8] {
+        self.0.payload()
+    }
+}
+
+impl std::ops::Deref for Payload {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0.payload()
+    }
+}
+
+/// A message that was looked at and not taken.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    id: u64,
+    attempt: u32,
+    content: Content,
+}
+
+impl Entry {
+    pub(crate) fn new(peeked: Peeked) -> Entry {
+        Entry { id: peeked.id, attempt: peeked.attempt, content: peeked.content }
+    }
+
+    /// The message's bytes, verified.
+    pub fn payload(&self) -> &[u8] {
+        self.content.payload()
+    }
+
+    /// The message's number.
+    pub fn id(&self) -> MessageId {
+        MessageId(self.id)
+    }
+
+    /// Which attempt its next delivery is, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// When it was inserted.
+    pub fn inserted_at(&self) -> SystemTime {
+        wall_time(self.content.time_ms)
+    }
+}

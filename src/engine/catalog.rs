@@ -1,0 +1,304 @@
+//! Declaring, finding, purging and removing queues.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::lane::Head;
+use super::state::{QueueEntry, State};
+use super::take::queue_mut;
+use super::{Engine, QueueShared};
+use crate::dispatch::Place;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::position::Position;
+use crate::format::record::catalog::Declare;
+use crate::format::record::{DECLARE, REMOVE, encode_queue};
+use crate::log::{Draft, Purpose, Refused};
+use crate::options::{Durability, QueueOptions, check_queue_name};
+use crate::report::State as MessageState;
+
+/// How many messages a purge deletes in one append.
+const PURGE_CHUNK: usize = 1024;
+
+impl Engine {
+    /// The queue of that name; declared with defaults if there is none.
+    pub fn open_queue(&self, name: &str) -> Result<Arc<QueueShared>> {
+        if let Some(queue) = self.find_queue(name)? {
+            return Ok(queue);
+        }
+        self.declare_with(name, QueueOptions::default(), false)
+    }
+
+    pub fn find_queue(&self, name: &str) -> Result<Option<Arc<QueueShared>>> {
+        check_queue_name(name)?;
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::closed());
+        }
+        let state = self.lock_state();
+        let id = state.names.get(name);
+        Ok(id.and_then(|id| state.queues.get(id)).map(|entry| entry.shared.clone()))
+    }
+
+    /// Declares a queue, or sets the options of the one that is there.
+    pub fn declare(&self, name: &str, options: QueueOptions) -> Result<Arc<QueueShared>> {
+        check_queue_name(name)?;
+        options.check(name)?;
+        if let Some(dead_letter) = &options.dead_letter {
+            self.check_no_cycle(name, dead_letter)?;
+            self.open_queue(dead_letter)?;
+        }
+        self.declare_with(name, options, true)
+    }
+
+    /// Dead letters that come back to where they were buried would go round for ever.
+    fn check_no_cycle(&self, name: &str, dead_letter: &str) -> Result<()> {
+        let state = self.lock_state();
+        let mut next = Some(dead_letter.to_owned());
+        for _ in 0..=state.queues.len() {
+            let Some(current) = next else { return Ok(()) };
+            if current == name {
+                return Err(Error::invalid(format!(
+                    "the dead letter queues of {name:?} lead back to it"
+                )));
+            }
+            let id = state.names.get(current.as_str());
+            let entry = id.and_then(|id| state.queues.get(id));
+            next = entry.and_then(|entry| entry.options.dead_letter.clone());
+        }
+        Ok(())
+    }
+
+    /// With `set`, the options of a queue that is there already become `options`.
+    fn declare_with(
+        &self,
+        name: &str,
+        options: QueueOptions,
+        set: bool,
+    ) -> Result<Arc<QueueShared>> {
+        let (queue, end) = loop {
+            self.check_alive()?;
+            let mut state = self.lock_state();
+            let known = state.names.get(name).copied();
+            if let Some(entry) = known.and_then(|id| state.queues.get(&id))
+                && (!set || entry.options == options)
+            {
+                break (entry.shared.clone(), entry.declared_at);
+            }
+            let id = known.unwrap_or(state.next_queue);
+            match self.append_declare(id, name, &options)? {
+                Ok(end) => break (self.apply_declare(&mut state, id, name, options, end), end),
+                Err(refused) => {
+                    drop(state);
+                    self.make_room(refused, Purpose::Insert)?;
+                }
+            }
+        };
+        if self.settings.durability == Durability::Sync {
+            self.sync_to(end)?;
+        }
+        Ok(queue)
+    }
+
+    pub(super) fn append_declare(
+        &self,
+        id: u32,
+        name: &str,
+        options: &QueueOptions,
+    ) -> Result<std::result::Result<Position, Refused>> {
+        let options = options.encode()?;
+        let mut body = Vec::new();
+        Declare { queue: id, name: name.as_bytes(), options: &options }.encode(&mut body);
+        let draft = [Draft::record(DECLARE, &body)];
+        let sync_by = self.sync_by(self.settings.durability, self.now());
+        let appended = self.log.append(&draft, Purpose::Insert, sync_by, None);
+        Ok(appended.map(|appended| {
+            self.after_append(&appended);
+            appended.end
+        }))
+    }
+
+    fn apply_declare(
+        &self,
+        state: &mut State,
+        id: u32,
+        name: &str,
+        options: QueueOptions,
+        end: Position,
+    ) -> Arc<QueueShared> {
+        let default = self.settings.durability;
+        // No message of a queue is older than the queue.
+        let first_id = self.log.tail().next_id();
+        let entry = state
+            .queues
+            .entry(id)
+            .or_insert_with(|| QueueEntry::new(id, name, options.clone(), default, first_id));
+        entry.set_options(options, default);
+        entry.declared_at = end;
+        let shared = entry.shared.clone();
+        state.names.insert(shared.name.clone(), id);
+        state.next_queue = state.next_queue.max(id + 1);
+        shared
+    }
+
+    /// Removes a queue that has no messages. Its handles return `NotFound` from then on.
+    pub fn remove_queue(&self, name: &str) -> Result<()> {
+        check_queue_name(name)?;
+        let end = loop {
+            self.check_alive()?;
+            let mut state = self.lock_state();
+            let Some(&id) = state.names.get(name) else {
+                return Err(Error::new(ErrorKind::NotFound, format!("no queue named {name:?}")));
+            };
+            match self.try_remove(&mut state, id)? {
+                Ok(end) => break end,
+                Err(refused) => {
+                    drop(state);
+                    self.make_room(refused, Purpose::Settle)?;
+                }
+            }
+        };
+        if self.settings.durability == Durability::Sync {
+            self.sync_to(end)?;
+        }
+        Ok(())
+    }
+
+    fn try_remove(
+        &self,
+        state: &mut State,
+        id: u32,
+    ) -> Result<std::result::Result<Position, Refused>> {
+        {
+            let mut tail = self.log.tail();
+            state.absorb(&mut tail);
+            let Some(entry) = state.queues.get(&id) else { return Err(super::removed()) };
+            let live = entry.live(&tail);
+            if live > 0 {
+                return Err(Error::new(
+                    ErrorKind::NotEmpty,
+                    format!(
+                        "{live} messages are still in queue {:?}; purge it first",
+                        entry.shared.name
+                    ),
+                ));
+            }
+            // Inserts look at this under the append lock, so that none comes in from now on.
+            entry.shared.removed.store(true, Ordering::Release);
+        }
+        let mut body = Vec::new();
+        encode_queue(id, &mut body);
+        match self.log.append(&[Draft::record(REMOVE, &body)], Purpose::Settle, None, None) {
+            Ok(appended) => {
+                if let Some(entry) = state.queues.remove(&id) {
+                    state.names.remove(&entry.shared.name);
+                    entry.shared.signal.notify_all();
+                }
+                self.after_append(&appended);
+                Ok(Ok(appended.end))
+            }
+            Err(refused) => {
+                if let Some(entry) = state.queues.get(&id) {
+                    entry.shared.removed.store(false, Ordering::Release);
+                }
+                Ok(Err(refused))
+            }
+        }
+    }
+
+    pub fn queue_names(&self) -> Vec<String> {
+        let state = self.lock_state();
+        let mut names: Vec<String> = state.names.keys().map(|name| name.to_string()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Deletes all messages of a queue that are in this state, a thousand at a time; returns how many.
+    pub fn purge(&self, queue: &Arc<QueueShared>, which: MessageState) -> Result<u64> {
+        let mut purged = 0;
+        let mut end = None;
+        loop {
+            self.check_alive()?;
+            let now = self.now();
+            let mut state = self.lock_state();
+            let entry = queue_mut(&mut state, queue)?;
+            entry.touched.advance(now.mono, now.wall_ms);
+            let mut ids = touched_ids(entry, which);
+            let mut from_lanes = Vec::new();
+            if which == MessageState::Ready && ids.len() < PURGE_CHUNK {
+                match self.purge_lanes(&mut state, queue, PURGE_CHUNK - ids.len()) {
+                    Ok(found) => from_lanes = found,
+                    Err(segment) => {
+                        drop(state);
+                        self.load_index(&segment)?;
+                        continue;
+                    }
+                }
+            }
+            ids.extend(from_lanes.iter().map(|(_, id)| id));
+            ids.sort_unstable();
+            if ids.is_empty() {
+                break;
+            }
+            match self.append_delete(queue.id, &ids, now) {
+                Ok(appended) => {
+                    for &id in &ids {
+                        state.forget(queue.id, id);
+                    }
+                    purged += ids.len() as u64;
+                    end = Some(appended.end);
+                    self.background.wake();
+                }
+                Err(refused) => {
+                    for (priority, id) in from_lanes {
+                        if let Some(lane) = state.lane(queue.id, priority) {
+                            lane.rewind(id);
+                        }
+                    }
+                    drop(state);
+                    self.make_room(refused, Purpose::Settle)?;
+                }
+            }
+        }
+        if let Some(end) = end.filter(|_| self.settings.delete_durability == Durability::Sync) {
+            self.sync_to(end)?;
+        }
+        Ok(purged)
+    }
+
+    /// Takes up to `max` untouched messages off the lanes. An index that is missing is asked for only if nothing was
+    /// found before it.
+    fn purge_lanes(
+        &self,
+        state: &mut State,
+        queue: &QueueShared,
+        max: usize,
+    ) -> std::result::Result<Vec<(u8, u64)>, Arc<crate::log::Segment>> {
+        let visible = Position::from_u64(u64::MAX);
+        let mut found = Vec::new();
+        while found.len() < max {
+            match state.lane_head(queue.id, 0, &self.log, visible) {
+                Some((priority, Head::Message { id, .. })) => {
+                    if let Some(lane) = state.lane(queue.id, priority) {
+                        lane.consume();
+                    }
+                    found.push((priority, id));
+                }
+                Some((_, Head::NeedsIndex(segment))) if found.is_empty() => return Err(segment),
+                Some((_, Head::Rolled)) => state.absorb(&mut self.log.tail()),
+                _ => break,
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Up to a chunk of touched messages in this state.
+fn touched_ids(entry: &QueueEntry, which: MessageState) -> Vec<u64> {
+    let place = match which {
+        MessageState::Ready => Place::GivenBack,
+        MessageState::InFlight => Place::InFlight,
+        MessageState::Delayed => Place::Delayed,
+        MessageState::Buried => Place::Buried,
+    };
+    let touched = entry.touched.range(..).filter(|(_, entry)| entry.place == place);
+    touched.map(|(id, _)| id).take(PURGE_CHUNK).collect()
+}

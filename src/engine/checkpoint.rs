@@ -1,0 +1,323 @@
+//! Checkpoints: writing a new cursor beside running work, and removing the segments that no cursor needs.
+//!
+//! The position is taken first; then each piece (a queue's touched messages by the thousand, a segment's deleted
+//! ids) is captured under the dispatch lock alone, for as long as it takes to copy it. The log is made durable up
+//! to where that ended before the cursor is published, since the pieces know of records behind the position.
+//!
+//! A segment without live messages is left out of the next cursor, and its files are removed after the one after
+//! that: by then neither of the two kept cursors names it, nor needs the log that far back.
+//!
+//! Crash windows: see [`crate::cursor`] for the cursor's own; a segment that no cursor names is removed by the
+//! next open.
+
+use std::ops::Bound;
+
+use super::maintenance::Maintenance;
+use super::state::State;
+use super::{Engine, poisoned};
+use crate::cursor::{PublishFailed, publish};
+use crate::dispatch::Entry;
+use crate::error::{Error, Result};
+use crate::format::cursor::sections::{
+    self, DamageSection, LaneState, QueueSection, SegmentSection,
+};
+use crate::format::cursor::{CursorEncoder, CursorHeader};
+use crate::log::{index_name, parse_segment_name, segment_name};
+use crate::options::QueueOptions;
+use crate::report::Damage;
+
+/// Ids that a cursor reserves ahead of those given out.
+const IDS_RESERVED: u64 = 1 << 22;
+
+/// The least log between two cursors that are written because of the log's growth.
+const LOG_BYTES_MIN: u64 = 16 << 20;
+
+/// The cursor is at most a quarter of the log written between two of them.
+const LOG_PER_CURSOR: u64 = 4;
+
+/// How many touched messages are captured under one hold of the lock.
+const ENTRIES_PER_PIECE: usize = 1024;
+
+/// Damage that a cursor remembers at most.
+const DAMAGE_MAX: usize = 1000;
+
+/// What is taken at the moment that the cursor is true of.
+struct Moment {
+    header: CursorHeader,
+    segments: Vec<SegmentSection>,
+    queues: Vec<u32>,
+    damage: Vec<Damage>,
+    written_bytes: u64,
+}
+
+impl Engine {
+    pub(super) fn checkpoint_if_due(&self, maintenance: &mut Maintenance) -> Result<bool> {
+        if !self.is_checkpoint_due(maintenance) {
+            return Ok(false);
+        }
+        match self.checkpoint(maintenance, false) {
+            Ok(()) => Ok(true),
+            // There is no space for it now. Work goes on without, until the log has grown too long for that.
+            Err(error) if error.is_retryable() => {
+                maintenance.retry_at = self.log.tail().written_bytes() + (1 << 20);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn is_checkpoint_due(&self, maintenance: &Maintenance) -> bool {
+        let mut state = self.lock_state();
+        let written = self.log.tail().written_bytes();
+        if written < maintenance.retry_at {
+            return false;
+        }
+        let least = LOG_BYTES_MIN.min(self.settings.segment_bytes);
+        let grown = written - maintenance.checkpoint_at;
+        if grown >= least.max(LOG_PER_CURSOR * maintenance.cursor_bytes) {
+            return true;
+        }
+        if std::mem::take(&mut state.reclaimable) {
+            let dead = |s: &super::state::SegmentState| s.segment.is_sealed() && s.live() == 0;
+            if state.segments.iter().any(|s| dead(s) && s.dropped_in.is_none()) {
+                return true;
+            }
+        }
+        // One more lets go of what the last one has left out.
+        state.segments.iter().any(|s| s.dropped_in.is_some())
+    }
+
+    /// Writes the checkpoint that an append waits for, unless somebody has meanwhile.
+    pub(super) fn checkpoint_for(&self, ids: u64) -> Result<()> {
+        let mut maintenance = self.maintenance.lock();
+        if !self.log.tail().wants_checkpoint(ids) {
+            return Ok(());
+        }
+        self.check_alive()?;
+        self.checkpoint(&mut maintenance, false)
+    }
+
+    /// Writes a cursor and removes the segments that are no longer needed. `clean` says that nothing will be appended
+    /// behind it.
+    pub(super) fn checkpoint(&self, maintenance: &mut Maintenance, clean: bool) -> Result<()> {
+        if !clean {
+            self.carry_declarations()?;
+        }
+        let generation = maintenance.generation + 1;
+        let moment = self.moment(generation, clean);
+        let bytes = self.encode_cursor(&moment)?;
+        let end = self.log.tail().end();
+        self.sync_to(end)?;
+        if let Err(failed) = publish(&*self.storage, generation, &bytes) {
+            return Err(self.publish_failed(failed, generation));
+        }
+        maintenance.generation = generation;
+        maintenance.checkpoint_at = moment.written_bytes;
+        maintenance.cursor_bytes = bytes.len() as u64;
+        maintenance.retry_at = 0;
+        let CursorHeader { position, id_ceiling, .. } = moment.header;
+        self.log.tail().checkpointed(position.segment(), id_ceiling);
+        self.remove_dropped(generation);
+        Ok(())
+    }
+
+    fn publish_failed(&self, failed: PublishFailed, generation: u64) -> Error {
+        match failed {
+            PublishFailed::NotWritten(error) => {
+                let mut state = self.lock_state();
+                for s in state.segments.iter_mut().filter(|s| s.dropped_in == Some(generation)) {
+                    s.dropped_in = None;
+                }
+                Error::io("cannot write the cursor", error)
+            }
+            PublishFailed::Sync(error) => {
+                let failed = self.log.poison(error);
+                self.on_poison();
+                poisoned(Some(failed))
+            }
+        }
+    }
+
+    /// Declares again, at the end of the log, the queues whose declaration lies in a dead segment: a walk of the whole
+    /// log must still find it if all cursors are lost.
+    fn carry_declarations(&self) -> Result<()> {
+        loop {
+            let mut state = self.lock_state();
+            state.absorb(&mut self.log.tail());
+            let Some((id, options)) = declared_in_dead_segment(&state) else { return Ok(()) };
+            let name = state.queues.get(&id).map(|entry| entry.shared.name.clone());
+            let Some(name) = name else { return Ok(()) };
+            match self.append_declare(id, &name, &options)? {
+                Ok(end) => {
+                    if let Some(entry) = state.queues.get_mut(&id) {
+                        entry.declared_at = end;
+                    }
+                }
+                // The caller holds the maintenance lock; a checkpoint without the declaration keeps the segment.
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    fn moment(&self, generation: u64, clean: bool) -> Moment {
+        let wall_ms = self.now().wall_ms;
+        let mut state = self.lock_state();
+        let mut tail = self.log.tail();
+        state.absorb(&mut tail);
+        let position = tail.end();
+        let header = CursorHeader {
+            clean,
+            store: self.store_id,
+            generation,
+            position,
+            proof: position,
+            id_ceiling: tail.next_id() + IDS_RESERVED,
+            next_id: tail.next_id(),
+            written_at: wall_ms,
+        };
+        let declared: Vec<u32> =
+            state.queues.values().map(|entry| entry.declared_at.segment()).collect();
+        for s in &mut state.segments {
+            let needed =
+                !s.segment.is_sealed() || s.live() > 0 || declared.contains(&s.segment.number);
+            if !needed && s.dropped_in.is_none() {
+                s.dropped_in = Some(generation);
+            }
+        }
+        let named = state.segments.iter().filter(|s| s.dropped_in.is_none());
+        let segments = named
+            .map(|s| {
+                let active = s.segment.number == position.segment();
+                SegmentSection {
+                    number: s.segment.number,
+                    salt: s.segment.salt,
+                    first_id: s.segment.first_id,
+                    end: if active { position.offset() } else { s.segment.end() },
+                    active,
+                    messages: if active { tail.active_messages() } else { s.messages },
+                }
+            })
+            .collect();
+        let queues = state.queues.keys().copied().collect();
+        let damage = state.damage.iter().rev().take(DAMAGE_MAX).cloned().collect();
+        Moment { header, segments, queues, damage, written_bytes: tail.written_bytes() }
+    }
+
+    fn encode_cursor(&self, moment: &Moment) -> Result<Vec<u8>> {
+        let mut encoder = CursorEncoder::new(&moment.header);
+        for segment in &moment.segments {
+            encoder.segment(segment);
+        }
+        for &queue in &moment.queues {
+            let Some(section) = self.queue_section(queue)? else { continue };
+            encoder.queue(&section);
+            let mut from = Bound::Unbounded;
+            while let Some((piece, last)) = self.entries_piece(queue, from) {
+                encoder.entries(queue, &piece);
+                from = Bound::Excluded(last);
+            }
+        }
+        for segment in &moment.segments {
+            let acked = {
+                let state = self.lock_state();
+                super::lane::find(&state.segments, segment.number)
+                    .and_then(|at| state.segments[at].acks.section(segment.number))
+            };
+            if let Some(acked) = acked {
+                encoder.acked(&acked);
+            }
+        }
+        for section in moment.damage.iter().filter_map(damage_section) {
+            encoder.damage(&section);
+        }
+        Ok(encoder.finish())
+    }
+
+    fn queue_section(&self, queue: u32) -> Result<Option<QueueSection>> {
+        let mut state = self.lock_state();
+        let mut tail = self.log.tail();
+        state.absorb(&mut tail);
+        // A queue that was removed since has the record of it behind the position.
+        let Some(entry) = state.queues.get(&queue) else { return Ok(None) };
+        Ok(Some(QueueSection {
+            id: queue,
+            name: entry.shared.name.as_bytes().to_vec(),
+            declared_at: entry.declared_at,
+            as_of: tail.end(),
+            live: entry.live(&tail),
+            options: entry.options.encode()?,
+            lanes: entry
+                .lanes
+                .iter()
+                .map(|lane| LaneState { priority: lane.priority(), next_id: lane.next_id() })
+                .collect(),
+        }))
+    }
+
+    /// The next touched messages of a queue, and the id of the last of them.
+    fn entries_piece(&self, queue: u32, from: Bound<u64>) -> Option<(Vec<sections::Entry>, u64)> {
+        let state = self.lock_state();
+        let touched = &state.queues.get(&queue)?.touched;
+        let piece: Vec<sections::Entry> = touched
+            .range((from, Bound::Unbounded))
+            .take(ENTRIES_PER_PIECE)
+            .map(|(id, entry)| stored_entry(id, entry))
+            .collect();
+        let last = piece.last()?.id;
+        Some((piece, last))
+    }
+
+    /// Removes the segments that neither of the two kept cursors names.
+    fn remove_dropped(&self, generation: u64) {
+        let dropped: Vec<u32> = {
+            let mut state = self.lock_state();
+            let is_dropped = |s: &super::state::SegmentState| {
+                s.dropped_in.is_some_and(|dropped_in| dropped_in < generation)
+            };
+            let numbers: Vec<u32> =
+                state.segments.iter().filter(|s| is_dropped(s)).map(|s| s.segment.number).collect();
+            state.segments.retain(|s| !is_dropped(s));
+            state.untrimmed.retain(|sealed| !numbers.contains(&sealed.segment.number));
+            numbers
+        };
+        for number in dropped {
+            // What cannot be removed now is removed by the next open.
+            let _ = self.storage.remove(&segment_name(number));
+            let _ = self.storage.remove(&index_name(number));
+        }
+    }
+}
+
+fn declared_in_dead_segment(state: &State) -> Option<(u32, QueueOptions)> {
+    let dead = |number: u32| {
+        super::lane::find(&state.segments, number).is_some_and(|at| {
+            let s = &state.segments[at];
+            s.segment.is_sealed() && s.live() == 0
+        })
+    };
+    let found = state.queues.iter().find(|(_, entry)| dead(entry.declared_at.segment()))?;
+    Some((*found.0, found.1.options.clone()))
+}
+
+fn stored_entry(id: u64, entry: &Entry) -> sections::Entry {
+    sections::Entry {
+        id,
+        place: entry.place,
+        attempts: entry.attempts,
+        priority: entry.priority,
+        due: entry.due_ms,
+        reason: entry.reason.as_deref().unwrap_or_default().as_bytes().to_vec(),
+    }
+}
+
+/// None for damage to something else than a segment.
+fn damage_section(damage: &Damage) -> Option<DamageSection> {
+    let name = damage.file.file_name()?.to_str()?;
+    Some(DamageSection {
+        segment: parse_segment_name(name)?,
+        start: u32::try_from(damage.offset).ok()?,
+        end: u32::try_from(damage.offset + damage.bytes).ok()?,
+        first_id: damage.ids.start,
+        last_id_exclusive: damage.ids.end,
+    })
+}

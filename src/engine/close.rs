@@ -1,0 +1,103 @@
+//! Closing: no more gets, then no more of anything, then a cursor that ends exactly where the log does.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::{Engine, open};
+use crate::dispatch::{Entry, Place};
+use crate::error::Result;
+use crate::format::record::SET;
+use crate::format::record::settle::encode_set;
+use crate::log::{Draft, Purpose};
+
+/// What a close found still in flight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Closed {
+    /// Messages that were in flight when the close began and were settled in time.
+    pub settled: u64,
+    /// Messages that were still in flight at its end; given back, the attempt not counted.
+    pub released: u64,
+}
+
+impl Engine {
+    /// Closes the store: gets end at once, everything else goes on until nothing is in flight or `wait` is over.
+    pub fn close(&self, wait: Duration) -> Result<Closed> {
+        if self.closing.swap(true, Ordering::AcqRel) {
+            return Ok(Closed::default());
+        }
+        self.wake_all_waiters();
+        let began_with = self.wait_for_flight(wait);
+        self.background.stop();
+        let outcome = self.finish_close(began_with);
+        self.closed.store(true, Ordering::Release);
+        self.log.close();
+        let note = open::lock_note(self.storage.pid(), "");
+        if let Some(lock) = self.directory_lock.lock().take()
+            && !self.log.is_poisoned()
+        {
+            // The next open tells by the cursor, not by the note, that the store was closed.
+            let _ = lock.note(&note);
+        }
+        outcome
+    }
+
+    /// Waits until nothing is in flight, or for `wait`; returns how much was in flight at first.
+    fn wait_for_flight(&self, wait: Duration) -> u64 {
+        let until = Instant::now().checked_add(wait);
+        let mut state = self.lock_state();
+        let mut first = None;
+        loop {
+            let in_flight: u64 = state.queues.values().map(|q| q.touched.in_flight()).sum();
+            let began_with = *first.get_or_insert(in_flight);
+            let left = match until {
+                Some(until) => until.saturating_duration_since(Instant::now()),
+                None => Duration::from_secs(3600),
+            };
+            if in_flight == 0 || left.is_zero() || self.log.is_poisoned() {
+                return began_with;
+            }
+            state = self.settled.wait_for(state, left);
+        }
+    }
+
+    fn finish_close(&self, began_with: u64) -> Result<Closed> {
+        if self.log.is_poisoned() {
+            return Err(self.poisoned());
+        }
+        let released = self.release_all()?;
+        let mut maintenance = self.maintenance.lock();
+        self.checkpoint(&mut maintenance, true)?;
+        Ok(Closed { settled: began_with.saturating_sub(released), released })
+    }
+
+    /// Gives back whatever is in flight, uncounted.
+    fn release_all(&self) -> Result<u64> {
+        let mut released = 0;
+        loop {
+            let mut state = self.lock_state();
+            let found = state.queues.values().find_map(|queue| {
+                let mut in_flight =
+                    queue.touched.range(..).filter(|(_, e)| e.place == Place::InFlight);
+                in_flight.next().map(|(id, e)| (queue.shared.id, id, e.priority, e.attempts))
+            });
+            let Some((queue, id, priority, attempts)) = found else { return Ok(released) };
+            let attempts = attempts.saturating_sub(1);
+            let mut body = Vec::new();
+            let run = std::iter::once((id, 1));
+            encode_set(queue, Place::GivenBack, attempts, 0, run, "", &mut body);
+            match self.log.append(&[Draft::record(SET, &body)], Purpose::Settle, None, None) {
+                Ok(_) => {
+                    if let Some(queue) = state.queues.get_mut(&queue) {
+                        queue.touched.put(id, Entry::given_back(priority, attempts));
+                    }
+                    released += 1;
+                }
+                Err(refused) => {
+                    drop(state);
+                    self.make_room(refused, Purpose::Settle)?;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The work that makes room and gives it back, one step at a time.
+//!
+//! The background thread repeats [`Engine::step`] until there is nothing to do; a caller who cannot wait for it
+//! does what it needs itself, under the same lock. Rewriting sparse segments belongs here too, as the last step.
+
+use std::sync::Arc;
+
+use super::{Engine, poisoned};
+use crate::error::{Error, Result};
+use crate::log::{LaneIndex, PrepareFailed, Purpose, Segment, index_name};
+use crate::storage::Prepare;
+
+/// What whoever does maintenance knows.
+pub(super) struct Maintenance {
+    /// The newest cursor.
+    pub generation: u64,
+    /// How much log had been written, in bytes, when the newest cursor was captured.
+    pub checkpoint_at: u64,
+    /// How large the newest cursor is.
+    pub cursor_bytes: u64,
+    /// The newest cursor was not written for want of space; wait for more log before trying again.
+    pub retry_at: u64,
+}
+
+impl Engine {
+    /// Does one piece of maintenance, if there is any. Whether there may be more.
+    pub(crate) fn step(&self) -> Result<bool> {
+        let mut maintenance = self.maintenance.lock();
+        self.check_alive()?;
+        if self.sync_if_due()? || self.prepare_if_wanted()? || self.trim_sealed() {
+            return Ok(true);
+        }
+        if self.write_index()? || self.checkpoint_if_due(&mut maintenance)? {
+            return Ok(true);
+        }
+        self.log.remove_discarded();
+        Ok(false)
+    }
+
+    fn sync_if_due(&self) -> Result<bool> {
+        let (due, end) = {
+            let tail = self.log.tail();
+            (tail.sync_by(), tail.end())
+        };
+        if due.is_none_or(|due| due > self.now().mono) {
+            return Ok(false);
+        }
+        self.sync_to(end)?;
+        // Messages that nobody waits to see durable have become visible.
+        self.wake_all_waiters();
+        Ok(true)
+    }
+
+    fn prepare_if_wanted(&self) -> Result<bool> {
+        if !self.log.tail().wants_segment() {
+            return Ok(false);
+        }
+        match self.prepare(0) {
+            Ok(()) => Ok(true),
+            // Whoever needs the segment will be told.
+            Err(error) if error.is_retryable() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn prepare(&self, frames_bytes: u64) -> Result<()> {
+        self.log.prepare(frames_bytes, self.now().wall_ms).map_err(|failed| match failed {
+            PrepareFailed::Create(error) => Error::io("cannot make the next segment", error),
+            PrepareFailed::Sync(failed) => {
+                self.on_poison();
+                poisoned(Some(failed))
+            }
+        })
+    }
+
+    /// Makes sure that the log can roll for `frames_bytes`.
+    pub(super) fn prepare_for(&self, frames_bytes: u64, purpose: Purpose) -> Result<()> {
+        let _maintenance = self.maintenance.lock();
+        while self.log.tail().next_prepared(frames_bytes, purpose).is_none() {
+            self.check_alive()?;
+            self.prepare(frames_bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Cuts sealed segments to their end, once a sync has covered them. Crash window: cut or not, the last frame says
+    /// where the segment ends.
+    fn trim_sealed(&self) -> bool {
+        let synced = self.log.synced_through();
+        let mut ready = Vec::new();
+        {
+            let mut state = self.lock_state();
+            state.absorb(&mut self.log.tail());
+            let untrimmed = std::mem::take(&mut state.untrimmed);
+            for sealed in untrimmed {
+                if sealed.segment.end_position() <= synced {
+                    ready.push(sealed);
+                } else {
+                    state.untrimmed.push(sealed);
+                }
+            }
+        }
+        for sealed in &ready {
+            // A segment that stays too long costs space and nothing else.
+            let _ = sealed.file.set_len(sealed.segment.end().into());
+        }
+        !ready.is_empty()
+    }
+
+    /// Writes the index of one sealed segment that has it only in memory. Crash window: a torn index, which does not
+    /// verify and is made anew.
+    fn write_index(&self) -> Result<bool> {
+        let found = {
+            let state = self.lock_state();
+            state.segments.iter().map(|s| &s.segment).find_map(|segment| {
+                let index = segment.index().filter(|_| segment.is_sealed())?;
+                matches!(*index, LaneIndex::Memory(_)).then(|| (segment.clone(), index))
+            })
+        };
+        let Some((segment, index)) = found else { return Ok(false) };
+        let LaneIndex::Memory(memory) = &*index else { return Ok(false) };
+        let content = memory.encode(segment.number, segment.salt, segment.end());
+        match self.write_index_file(&segment, &content) {
+            Ok(Some(index)) => {
+                segment.set_index(index);
+                Ok(true)
+            }
+            // It stays in memory; a later open makes it anew.
+            Ok(None) | Err(_) => Ok(false),
+        }
+    }
+
+    fn write_index_file(
+        &self,
+        segment: &Arc<Segment>,
+        content: &[u8],
+    ) -> std::io::Result<Option<LaneIndex>> {
+        let name = index_name(segment.number);
+        let _ = self.storage.remove(&name);
+        let file = self.storage.create(&name, content.len() as u64, Prepare::Reserve)?;
+        file.write_at(0, content)?;
+        let (number, salt, end) = (segment.number, segment.salt, segment.end());
+        Ok(LaneIndex::from_file(file.map_read()?, number, salt, end))
+    }
+}

@@ -1,0 +1,193 @@
+//! The running store: the only structs with locks, and the order in which they may be taken.
+//!
+//! Lock order: maintenance, then dispatch ([`State`]), then append (the log's tail). The last two are short and
+//! never held over I/O or a wait; what needs a file gives them up first. Maintenance is held by whoever makes
+//! room: the background thread, or a caller who cannot wait for it.
+
+mod background;
+mod catalog;
+mod checkpoint;
+mod close;
+mod insert;
+mod lane;
+mod maintenance;
+mod open;
+mod read;
+mod replay;
+mod settle;
+mod state;
+mod stats;
+mod take;
+mod walk;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use crate::clock::{Now, TimeSource};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::position::Position;
+use crate::lock::{Guard, Lock, Signal};
+use crate::log::{Appended, Log, Purpose, Refused, SyncFailed};
+use crate::options::{Durability, Settings};
+use crate::report::Recovery;
+use crate::storage::{self, Storage};
+
+use background::Background;
+use maintenance::Maintenance;
+use state::State;
+
+pub use close::Closed;
+pub(crate) use read::Content;
+pub use settle::Fate;
+pub(crate) use settle::HeldBy;
+pub(crate) use state::QueueShared;
+pub use stats::{QueueStats, StoreStats};
+pub(crate) use take::{Peeked, Taken};
+
+pub(crate) struct Engine {
+    storage: Arc<dyn Storage>,
+    settings: Settings,
+    time: TimeSource,
+    store_id: [u8; 16],
+    recovery: Recovery,
+    log: Log,
+    state: Lock<State>,
+    maintenance: Lock<Maintenance>,
+    background: Background,
+    /// No more gets.
+    closing: AtomicBool,
+    /// Wakes whoever waits for the last message in flight while the store closes.
+    settled: Signal,
+    /// Nothing at all any more.
+    closed: AtomicBool,
+    directory_lock: Lock<Option<Box<dyn storage::Lock>>>,
+}
+
+impl Engine {
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    pub fn store_id(&self) -> [u8; 16] {
+        self.store_id
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        self.time.now()
+    }
+
+    /// An error if the store is closed or poisoned.
+    fn check_alive(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::closed());
+        }
+        if self.log.is_poisoned() {
+            return Err(self.poisoned());
+        }
+        Ok(())
+    }
+
+    fn poisoned(&self) -> Error {
+        poisoned(self.log.failure())
+    }
+
+    /// When the background thread must have synced what is appended now.
+    fn sync_by(&self, durability: Durability, now: Now) -> Option<Instant> {
+        match durability {
+            Durability::Interval(every) => now.mono.checked_add(every),
+            Durability::Sync | Durability::Process => None,
+        }
+    }
+
+    /// Waits until all before `end` is durable.
+    fn sync_to(&self, end: Position) -> Result<()> {
+        self.log.sync_to(end).map_err(|failed| {
+            self.on_poison();
+            poisoned(Some(failed)).indeterminate()
+        })
+    }
+
+    /// Makes everything durable that was done before the call.
+    pub fn sync(&self) -> Result<()> {
+        self.check_alive()?;
+        let end = self.log.tail().end();
+        self.sync_to(end)?;
+        self.wake_all_waiters();
+        Ok(())
+    }
+
+    /// Tells the next open that frames behind the proof may be pages that never reached the disk, and wakes
+    /// everybody, to find the store poisoned.
+    fn on_poison(&self) {
+        if let Some(lock) = &*self.directory_lock.lock() {
+            // Without the note, a bad frame is reported as damage instead of as the end; nothing is lost by that.
+            let _ = lock.note(&open::lock_note(self.storage.pid(), ""));
+        }
+        self.wake_all_waiters();
+        self.background.wake();
+    }
+
+    /// Does outside of the locks what an append was refused for. Then it can be tried again.
+    fn make_room(&self, refused: Refused, purpose: Purpose) -> Result<()> {
+        match refused {
+            Refused::Poisoned => Err(self.poisoned()),
+            Refused::Closed => Err(Error::closed()),
+            Refused::Removed => Err(removed()),
+            Refused::Segment { frames_bytes } => self.prepare_for(frames_bytes, purpose),
+            Refused::Checkpoint { ids } => self.checkpoint_for(ids),
+        }
+    }
+
+    fn after_append(&self, appended: &Appended) {
+        if appended.wake {
+            self.background.wake();
+        }
+    }
+
+    fn wake_all_waiters(&self) {
+        let state = self.state.lock();
+        for queue in state.queues.values() {
+            if queue.shared.waiters.load(Ordering::SeqCst) > 0 {
+                queue.shared.signal.notify_all();
+            }
+        }
+        self.settled.notify_all();
+    }
+
+    /// Wakes consumers of `queue` for `messages` new ones.
+    ///
+    /// Ensures: a consumer that found the queue empty before these messages were visible is woken. It counts itself
+    /// in before it looks, and the append lock lies between its look and this one.
+    fn wake_waiters(&self, queue: &QueueShared, messages: usize) {
+        if queue.waiters.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        // A waiter holds this lock from its look until it sleeps.
+        let _state = self.state.lock();
+        if messages == 1 {
+            queue.signal.notify_one();
+        } else {
+            queue.signal.notify_all();
+        }
+    }
+
+    fn lock_state(&self) -> Guard<'_, State> {
+        self.state.lock()
+    }
+}
+
+fn poisoned(failure: Option<SyncFailed>) -> Error {
+    match failure {
+        Some(SyncFailed(cause)) => Error::poisoned(cause),
+        None => Error::new(ErrorKind::Poisoned, "an earlier sync failed"),
+    }
+}
+
+fn removed() -> Error {
+    Error::new(ErrorKind::NotFound, "the queue was removed")
+}

@@ -1,0 +1,135 @@
+//! Reading what a lane or an index points at, verified, outside of the locks; and what to do about damage.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::Engine;
+use super::walk::{build_index, quarantine};
+use crate::error::{Error, Result};
+use crate::format::frame::Found;
+use crate::format::record::insert::{InsertHead, decode_insert};
+use crate::format::record::{INSERT, insert};
+use crate::log::{Lane, LaneIndex, MemoryIndex, Segment, index_name};
+use crate::report::Damage;
+use crate::storage::{Mapping, Storage};
+
+/// A message's bytes, verified, and kept mapped by whoever holds this.
+#[derive(Clone, Debug)]
+pub(crate) struct Content {
+    segment: Arc<Segment>,
+    body: Range<u64>,
+    payload: Range<u64>,
+    info: u16,
+    pub time_ms: u64,
+    /// The id that the message had when it was first inserted, if it was moved since.
+    pub origin_id: Option<u64>,
+}
+
+impl Content {
+    pub fn payload(&self) -> &[u8] {
+        self.segment.bytes(self.payload.clone())
+    }
+
+    /// Everything that goes with the payload. It was checked when the content was read.
+    pub fn head(&self) -> Option<InsertHead<'_>> {
+        let body = self.segment.bytes(self.body.clone());
+        insert::decode_insert(self.info, body).ok().map(|(head, _)| head)
+    }
+}
+
+impl Engine {
+    /// Reads message `id` of `lane` from its frame; None if that is damaged or not its frame. An error says that its
+    /// bytes could not be reached, and nothing about them.
+    pub(super) fn read(
+        &self,
+        segment: &Arc<Segment>,
+        offset: u32,
+        lane: Lane,
+        id: u64,
+    ) -> Result<Option<Content>> {
+        match segment.data(&*self.storage) {
+            Ok(data) => Ok(read_verified(segment, data, offset, lane, id)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.unreadable(segment, error)),
+        }
+    }
+
+    fn unreadable(&self, segment: &Segment, error: io::Error) -> Error {
+        Error::io("cannot read a segment", error).file(self.storage.path(&segment.name()))
+    }
+
+    /// Loads the index of a sealed segment: from its file, or by walking the segment.
+    pub(super) fn load_index(&self, segment: &Arc<Segment>) -> Result<()> {
+        if segment.index().is_some() {
+            return Ok(());
+        }
+        let (index, damage) =
+            load_index(&*self.storage, segment).map_err(|error| self.unreadable(segment, error))?;
+        segment.set_index(index);
+        if !damage.is_empty() {
+            quarantine(&*self.storage, &damage, self.now().wall_ms);
+            self.lock_state().damage.extend(damage);
+        }
+        Ok(())
+    }
+}
+
+fn read_verified(
+    segment: &Arc<Segment>,
+    data: &Mapping,
+    offset: u32,
+    lane: Lane,
+    id: u64,
+) -> Option<Content> {
+    let Found::Frame(frame) = segment.frame(data, offset) else { return None };
+    if frame.envelope.kind != INSERT {
+        return None;
+    }
+    let (head, payload) = decode_insert(frame.envelope.info, frame.body).ok()?;
+    let first_id = segment.first_id + u64::from(frame.envelope.arg);
+    let nth = usize::try_from(id.checked_sub(first_id)?).ok()?;
+    if head.targets().nth(nth) != Some((lane.queue, lane.priority)) {
+        return None;
+    }
+    let start = u64::from(frame.body_offset());
+    let end = start + frame.body.len() as u64;
+    Some(Content {
+        segment: segment.clone(),
+        body: start..end,
+        payload: end - payload.len() as u64..end,
+        info: frame.envelope.info,
+        time_ms: head.time_ms,
+        origin_id: head.origin.map(|origin| origin.id),
+    })
+}
+
+/// The index of a sealed segment, and the damage that was found while it was made anew.
+pub(super) fn load_index(
+    storage: &dyn Storage,
+    segment: &Segment,
+) -> io::Result<(LaneIndex, Vec<Damage>)> {
+    let end = segment.end();
+    let from_file = storage
+        .open_read(&index_name(segment.number))
+        .and_then(|file| file.map_read())
+        .ok()
+        .and_then(|file| LaneIndex::from_file(file, segment.number, segment.salt, end));
+    if let Some(index) = from_file {
+        return Ok((index, Vec::new()));
+    }
+    let file = storage.path(&segment.name());
+    let data = match segment.data(storage) {
+        Ok(data) => data,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let what = "the segment is missing".to_owned();
+            let ids = segment.first_id..segment.first_id;
+            let damage = Damage { file, offset: 0, bytes: 0, ids, what };
+            return Ok((LaneIndex::Memory(MemoryIndex::default()), vec![damage]));
+        }
+        Err(error) => return Err(error),
+    };
+    let bytes = data.get(0..data.published().min(u64::from(end))).unwrap_or_default();
+    let (index, damage) = build_index(bytes, segment, end, &file);
+    Ok((LaneIndex::Memory(index), damage))
+}

@@ -1,0 +1,263 @@
+//! Rebuilding the state: what the cursor says, and every record behind it on top.
+//!
+//! Records are absolute and are applied in the order of the log, so that it does not matter that the cursor's
+//! pieces were captured while work went on: whatever changed after the position of the cursor has its record
+//! behind it. Only the count of a queue's messages is relative, and says as of which position it is true.
+
+use std::collections::btree_map::Entry as MapEntry;
+use std::collections::{HashMap, HashSet};
+
+use super::lane::find;
+use super::state::{QueueEntry, SegmentState, State};
+use crate::cursor::AckSet;
+use crate::dispatch::{Entry, Place};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::cursor::sections::{self, Section};
+use crate::format::position::Position;
+use crate::format::record::Record;
+use crate::format::record::insert::InsertHead;
+use crate::log::Segment;
+use crate::options::{Durability, QueueOptions};
+use crate::report::Damage;
+
+pub(super) struct Replay {
+    pub state: State,
+    pub next_id: u64,
+    default: Durability,
+    /// As of which position each queue's count is true.
+    as_of: HashMap<u32, Position>,
+    removed: HashSet<u32>,
+    pub renamed_queues: Vec<String>,
+}
+
+/// Damage that was reported before, by segment and range.
+pub(super) type Known = HashSet<(u32, u32)>;
+
+impl Replay {
+    pub fn new(default: Durability) -> Replay {
+        Replay {
+            state: State { next_queue: 1, ..State::default() },
+            next_id: 1,
+            default,
+            as_of: HashMap::new(),
+            removed: HashSet::new(),
+            renamed_queues: Vec::new(),
+        }
+    }
+
+    /// Takes in what the cursor says. `path` gives a segment's path.
+    pub fn load(
+        &mut self,
+        sections: &[Section],
+        path: impl Fn(u32) -> std::path::PathBuf,
+    ) -> Result<Known> {
+        let mut known = Known::new();
+        for section in sections {
+            match section {
+                Section::Segment(s) => {
+                    let end = if s.active { 0 } else { s.end };
+                    let segment = Segment::sealed(s.number, s.first_id, s.salt, end);
+                    if let Some(last) = self.state.segments.last_mut() {
+                        last.id_end = s.first_id;
+                    }
+                    let mut state = SegmentState::new(segment.into());
+                    state.messages = s.messages;
+                    self.state.segments.push(state);
+                }
+                Section::Queue(q) => self.load_queue(q)?,
+                Section::Entries(e) => self.load_entries(e),
+                Section::Acked(a) => {
+                    if let Some(at) = find(&self.state.segments, a.segment) {
+                        self.state.segments[at].acks = AckSet::from_section(a);
+                    }
+                }
+                Section::Damage(d) => {
+                    known.insert((d.segment, d.start));
+                    self.state.damage.push(Damage {
+                        file: path(d.segment),
+                        offset: d.start.into(),
+                        bytes: (d.end - d.start).into(),
+                        ids: d.first_id..d.last_id_exclusive,
+                        what: "reported before".to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(known)
+    }
+
+    fn load_queue(&mut self, q: &sections::QueueSection) -> Result<()> {
+        let options = QueueOptions::decode(&q.options).ok_or_else(newer_options)?;
+        let name = String::from_utf8_lossy(&q.name).into_owned();
+        let entry = self.add_queue(q.id, &name, options, 0);
+        entry.settled_balance = q.live as i64;
+        entry.declared_at = q.declared_at;
+        entry.lanes.clear();
+        for lane in &q.lanes {
+            entry.add_lane(lane.priority, lane.next_id);
+        }
+        self.as_of.insert(q.id, q.as_of);
+        Ok(())
+    }
+
+    fn load_entries(&mut self, e: &sections::EntriesSection) {
+        let Some(queue) = self.state.queues.get_mut(&e.queue) else { return };
+        for entry in &e.entries {
+            let reason = String::from_utf8_lossy(&entry.reason);
+            queue.touched.put(
+                entry.id,
+                entry_of(entry.place, entry.priority, entry.attempts, entry.due, &reason),
+            );
+        }
+    }
+
+    fn add_queue(
+        &mut self,
+        id: u32,
+        name: &str,
+        options: QueueOptions,
+        first_id: u64,
+    ) -> &mut QueueEntry {
+        self.state.next_queue = self.state.next_queue.max(id.saturating_add(1));
+        let new = QueueEntry::new(id, name, options, self.default, first_id);
+        self.state.names.insert(new.shared.name.clone(), id);
+        match self.state.queues.entry(id) {
+            MapEntry::Occupied(mut slot) => {
+                slot.insert(new);
+                slot.into_mut()
+            }
+            MapEntry::Vacant(slot) => slot.insert(new),
+        }
+    }
+
+    /// Applies the record whose frame begins at `start` and ends at `end`.
+    pub fn apply(
+        &mut self,
+        record: &Record<'_>,
+        first_id: u64,
+        start: Position,
+        end: Position,
+    ) -> Result<()> {
+        match record {
+            Record::Insert { head, .. } => self.insert(head, first_id, start)?,
+            Record::Delete(delete) => {
+                for id in delete.runs.ids() {
+                    self.state.ack(id);
+                    if let Some(queue) = self.state.queues.get_mut(&delete.queue) {
+                        queue.touched.remove(id);
+                    }
+                }
+                self.count(delete.queue, start, -(delete.runs.total_ids() as i64));
+            }
+            Record::Set(set) => {
+                let reason = String::from_utf8_lossy(set.reason);
+                for id in set.runs.ids() {
+                    if self.state.is_deleted(id) {
+                        continue;
+                    }
+                    if let Some(queue) = self.state.queues.get_mut(&set.queue) {
+                        let priority = queue.touched.get(id).map_or(0, |entry| entry.priority);
+                        let entry = entry_of(set.place, priority, set.attempts, set.due, &reason);
+                        queue.touched.put(id, entry);
+                    }
+                }
+            }
+            Record::Declare(declare) => {
+                let options = QueueOptions::decode(declare.options).ok_or_else(newer_options)?;
+                let name = String::from_utf8_lossy(declare.name).into_owned();
+                let (default, first_id) = (self.default, self.next_id);
+                let entry = match self.state.queues.get_mut(&declare.queue) {
+                    Some(entry) => {
+                        entry.set_options(options, default);
+                        entry
+                    }
+                    None => self.add_queue(declare.queue, &name, options, first_id),
+                };
+                entry.declared_at = end;
+            }
+            Record::Remove { queue } => {
+                self.removed.insert(*queue);
+                if let Some(entry) = self.state.queues.remove(queue) {
+                    self.state.names.remove(&entry.shared.name);
+                }
+            }
+            Record::Roll { .. } => {}
+            Record::Bind(_)
+            | Record::Unbind(_)
+            | Record::Pause { .. }
+            | Record::Resume { .. }
+            | Record::Value(_) => return Err(newer("a record of a later feature")),
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, head: &InsertHead<'_>, first_id: u64, start: Position) -> Result<()> {
+        if head.not_before.is_some() || head.expiry.is_some() || head.group.is_some() {
+            return Err(newer("a message with fields of a later feature"));
+        }
+        let mut id = first_id;
+        for (queue, priority) in head.targets() {
+            if !self.state.queues.contains_key(&queue) && !self.removed.contains(&queue) {
+                self.add_unnamed(queue, first_id);
+            }
+            if let Some(entry) = self.state.queues.get_mut(&queue) {
+                entry.add_lane(priority, first_id);
+            }
+            self.count(queue, start, 1);
+            id += 1;
+        }
+        self.next_id = self.next_id.max(id);
+        Ok(())
+    }
+
+    /// A queue whose declaration is damaged: its messages are not lost, but are found under another name.
+    pub fn add_unnamed(&mut self, queue: u32, first_id: u64) {
+        let name = format!("recovered-{queue}");
+        self.add_queue(queue, &name, QueueOptions::default(), first_id);
+        self.renamed_queues.push(name);
+    }
+
+    fn count(&mut self, queue: u32, start: Position, messages: i64) {
+        if self.as_of.get(&queue).is_some_and(|as_of| start < *as_of) {
+            return;
+        }
+        if let Some(entry) = self.state.queues.get_mut(&queue) {
+            entry.settled_balance += messages;
+        }
+    }
+
+    /// Gives back what was in flight when the process died; the attempt counts. Returns how many there were.
+    pub fn give_back(&mut self) -> u64 {
+        let mut given_back = 0;
+        for queue in self.state.queues.values_mut() {
+            let in_flight: Vec<(u64, Entry)> = queue
+                .touched
+                .range(..)
+                .filter(|(_, entry)| entry.place == Place::InFlight)
+                .map(|(id, entry)| (id, Entry::given_back(entry.priority, entry.attempts)))
+                .collect();
+            given_back += in_flight.len() as u64;
+            for (id, entry) in in_flight {
+                queue.touched.put(id, entry);
+            }
+        }
+        given_back
+    }
+}
+
+fn entry_of(place: Place, priority: u8, attempts: u32, due: u64, reason: &str) -> Entry {
+    match place {
+        Place::InFlight => Entry::in_flight(priority, attempts, 0, None),
+        Place::GivenBack => Entry::given_back(priority, attempts),
+        Place::Delayed => Entry::delayed(priority, attempts, due),
+        Place::Buried => Entry::buried(priority, attempts, reason),
+    }
+}
+
+fn newer(what: &'static str) -> Error {
+    Error::new(ErrorKind::NewerFormat, format!("written by a newer millpond: {what}"))
+}
+
+fn newer_options() -> Error {
+    newer("queue options that this version does not know")
+}

@@ -1,0 +1,472 @@
+//! What becomes of a message after it was delivered: deleted, given back, delayed, buried, or moved to another
+//! queue.
+//!
+//! Each change is decided and recorded under the dispatch lock, so that a delivery that has become stale changes
+//! nothing. No settling waits for a consumer, and none needs space that is not held back for it, but for a move to
+//! a dead letter queue, which falls back to burying the message where it is.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use super::state::{Located, State};
+use super::take::queue_mut;
+use super::{Content, Engine, QueueShared};
+use crate::clock::{Now, millis, wall_time};
+use crate::dispatch::{Entry, Place};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::record::insert::{InsertHead, Origin, Target, Targets};
+use crate::format::record::settle::{encode_delete, encode_set, reason_cut};
+use crate::format::record::{DELETE, SET};
+use crate::log::{Draft, Lane, Purpose, Segment};
+use crate::options::{Durability, OnDrop, QueueOptions};
+use crate::report::Damage;
+
+/// A message as a delivery holds it.
+#[derive(Clone)]
+pub(crate) struct HeldBy {
+    pub queue: Arc<QueueShared>,
+    pub id: u64,
+    pub token: u64,
+}
+
+/// What became of a message whose attempt failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fate {
+    /// It is delivered again, not before this time.
+    RetryAt(SystemTime),
+    /// Its attempts are used up, and it was moved to the dead letter queue.
+    DeadLettered,
+    /// Its attempts are used up, and it is kept in its queue as buried.
+    Buried,
+}
+
+/// Who asks for a message to be buried.
+#[derive(Clone, Copy)]
+enum Claimant {
+    /// A delivery.
+    Token(u64),
+    /// The store itself, of a message that is given back.
+    Store,
+}
+
+impl Claimant {
+    fn check<'a>(self, state: &'a State, queue: &QueueShared, id: u64) -> Result<&'a Entry> {
+        let touched = state.queues.get(&queue.id).map(|entry| &entry.touched);
+        let entry = touched.ok_or_else(super::removed)?;
+        match self {
+            Claimant::Token(token) => entry.holder(id, token).map_err(|_| Error::stale()),
+            Claimant::Store => {
+                let given_back = |entry: &&Entry| entry.place == Place::GivenBack;
+                entry.get(id).filter(given_back).ok_or_else(Error::stale)
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// Deletes a message. Under `Sync`, returns when that is durable.
+    pub fn delete(&self, held: &HeldBy) -> Result<()> {
+        let end = loop {
+            self.check_alive()?;
+            let now = self.now();
+            let mut state = self.lock_state();
+            Claimant::Token(held.token).check(&state, &held.queue, held.id)?;
+            match self.append_delete(held.queue.id, &[held.id], now) {
+                Ok(appended) => {
+                    state.forget(held.queue.id, held.id);
+                    self.after_settle(&mut state);
+                    drop(state);
+                    self.after_append(&appended);
+                    break appended.end;
+                }
+                Err(refused) => {
+                    drop(state);
+                    self.make_room(refused, Purpose::Settle)?;
+                }
+            }
+        };
+        if self.settings.delete_durability == Durability::Sync {
+            self.sync_to(end)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes those of `held` that are not stale, in one append for each queue and thousand. Returns how many were
+    /// deleted.
+    pub fn delete_batch(&self, held: &[HeldBy]) -> Result<u64> {
+        const CHUNK: usize = 1000;
+        let mut sorted: Vec<&HeldBy> = held.iter().collect();
+        sorted.sort_unstable_by_key(|held| (held.queue.id, held.id));
+        let mut deleted = 0;
+        let mut end = None;
+        for queue in sorted.chunk_by(|a, b| a.queue.id == b.queue.id) {
+            for chunk in queue.chunks(CHUNK) {
+                let (count, appended_to) = self.delete_chunk(chunk)?;
+                deleted += count;
+                end = end.max(appended_to);
+            }
+        }
+        if let Some(end) = end.filter(|_| self.settings.delete_durability == Durability::Sync) {
+            self.sync_to(end)?;
+        }
+        Ok(deleted)
+    }
+
+    fn delete_chunk(
+        &self,
+        chunk: &[&HeldBy],
+    ) -> Result<(u64, Option<crate::format::position::Position>)> {
+        loop {
+            self.check_alive()?;
+            let now = self.now();
+            let mut state = self.lock_state();
+            let ids: Vec<u64> = chunk
+                .iter()
+                .filter(|held| {
+                    Claimant::Token(held.token).check(&state, &held.queue, held.id).is_ok()
+                })
+                .map(|held| held.id)
+                .collect();
+            let (Some(first), false) = (chunk.first(), ids.is_empty()) else {
+                return Ok((0, None));
+            };
+            let queue = first.queue.id;
+            match self.append_delete(queue, &ids, now) {
+                Ok(appended) => {
+                    for &id in &ids {
+                        state.forget(queue, id);
+                    }
+                    self.after_settle(&mut state);
+                    drop(state);
+                    self.after_append(&appended);
+                    return Ok((ids.len() as u64, Some(appended.end)));
+                }
+                Err(refused) => {
+                    drop(state);
+                    self.make_room(refused, Purpose::Settle)?;
+                }
+            }
+        }
+    }
+
+    /// Appends that `ids`, ascending, are deleted.
+    pub(super) fn append_delete(
+        &self,
+        queue: u32,
+        ids: &[u64],
+        now: Now,
+    ) -> std::result::Result<crate::log::Appended, crate::log::Refused> {
+        let mut body = Vec::with_capacity(24);
+        encode_delete(queue, ids.iter().map(|&id| (id, 1)), &mut body);
+        let sync_by = self.sync_by(self.settings.delete_durability, now);
+        self.log.append(&[Draft::record(DELETE, &body)], Purpose::Settle, sync_by, None)
+    }
+
+    /// What has to be looked at when a message has left the flight.
+    fn after_settle(&self, state: &mut State) {
+        if state.reclaimable {
+            self.background.wake();
+        }
+        if self.closing.load(Ordering::Acquire) {
+            self.settled.notify_all();
+        }
+    }
+
+    /// Gives a message back, uncounted, after `delay`.
+    pub fn release(&self, held: &HeldBy, delay: Duration) -> Result<()> {
+        self.put(held, |entry, _, now| {
+            let attempts = entry.attempts.saturating_sub(1);
+            (later(entry.priority, attempts, now, delay), ())
+        })
+    }
+
+    /// Counts the attempt as failed. `delay` stands in for the queue's backoff.
+    pub fn fail(&self, held: &HeldBy, why: &str, delay: Option<Duration>) -> Result<Fate> {
+        let exhausted = {
+            let state = self.lock_state();
+            let attempts =
+                Claimant::Token(held.token).check(&state, &held.queue, held.id)?.attempts;
+            let queue = state.queues.get(&held.queue.id).ok_or_else(super::removed)?;
+            queue.options.max_attempts.is_some_and(|most| attempts >= most)
+        };
+        if exhausted {
+            return self.retire(&held.queue, held.id, Claimant::Token(held.token), why);
+        }
+        self.put(held, |entry, options, now| {
+            let delay = delay.unwrap_or_else(|| options.backoff.delay(entry.attempts));
+            let entry = later(entry.priority, entry.attempts, now, delay);
+            let at = if entry.place == Place::Delayed { entry.due_ms } else { now.wall_ms };
+            (entry, Fate::RetryAt(wall_time(at)))
+        })
+    }
+
+    /// Lets the message's lease end `lease` from now.
+    pub fn extend(&self, held: &HeldBy, lease: Duration) -> Result<()> {
+        self.check_alive()?;
+        let now = self.now();
+        let deadline = now.mono.checked_add(lease);
+        let mut state = self.lock_state();
+        let queue = queue_mut(&mut state, &held.queue)?;
+        queue.touched.extend(held.id, held.token, deadline).map_err(|_| Error::stale())?;
+        // Somebody may be waiting for the old deadline.
+        held.queue.signal.notify_all();
+        Ok(())
+    }
+
+    /// Takes the message out of circulation: to the dead letter queue, or buried.
+    pub fn bury(&self, held: &HeldBy, why: &str) -> Result<()> {
+        self.retire(&held.queue, held.id, Claimant::Token(held.token), why).map(|_| ())
+    }
+
+    /// A given back message has used up its attempts.
+    pub(super) fn retire_exhausted(
+        &self,
+        queue: &Arc<QueueShared>,
+        id: u64,
+        _priority: u8,
+    ) -> Result<()> {
+        match self.retire(queue, id, Claimant::Store, "attempts used up") {
+            // Somebody else has dealt with it meanwhile.
+            Err(error) if *error.kind() == ErrorKind::StaleDelivery => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+
+    fn retire(
+        &self,
+        queue: &Arc<QueueShared>,
+        id: u64,
+        claimant: Claimant,
+        why: &str,
+    ) -> Result<Fate> {
+        loop {
+            let dead_letter = {
+                let mut state = self.lock_state();
+                queue_mut(&mut state, queue)?.options.dead_letter.clone()
+            };
+            let Some(name) = dead_letter else { break };
+            let target = self.open_queue(&name)?;
+            match self.move_to(queue, id, claimant, &target, why) {
+                // It was removed while the message was on its way.
+                Err(error) if *error.kind() == ErrorKind::NotFound => continue,
+                // It is kept where it is rather than lost.
+                Err(error) if *error.kind() == ErrorKind::DiskFull => break,
+                Ok(false) => break,
+                Ok(true) => return Ok(Fate::DeadLettered),
+                Err(error) => return Err(error),
+            }
+        }
+        self.put_as(queue, id, claimant, |entry, _, _| {
+            (Entry::buried(entry.priority, entry.attempts, reason_cut(why)), Fate::Buried)
+        })
+    }
+
+    /// Moves a message to another queue in one append: it is never in both, and never in neither. False if its bytes
+    /// cannot be read.
+    fn move_to(
+        &self,
+        from: &Arc<QueueShared>,
+        id: u64,
+        claimant: Claimant,
+        to: &Arc<QueueShared>,
+        why: &str,
+    ) -> Result<bool> {
+        let Some((content, attempts)) = self.content_of(from, id, claimant)? else {
+            return Ok(false);
+        };
+        let head = content.head();
+        let origin = Origin {
+            id: content.origin_id.unwrap_or(id),
+            attempts,
+            queue: from.name.as_bytes(),
+            reason: reason_cut(why).as_bytes(),
+        };
+        let now = self.now();
+        let moved = InsertHead {
+            targets: Targets::One(Target { queue: to.id, priority: 0 }),
+            origin: Some(origin),
+            headers: head.and_then(|head| head.headers),
+            ..InsertHead::plain(now.wall_ms, to.id, 0)
+        };
+        let mut insert = Vec::new();
+        let info = moved.encode_head(&mut insert);
+        let mut delete = Vec::new();
+        encode_delete(from.id, std::iter::once((id, 1)), &mut delete);
+        let lanes = [Lane { queue: to.id, priority: 0 }];
+        let run = [
+            Draft::insert(info, &insert, content.payload(), &lanes),
+            Draft::record(DELETE, &delete),
+        ];
+        // Nobody waits for this one, so the background thread has to make it durable, and so visible.
+        let sync_by = match to.durability() {
+            Durability::Sync => Some(now.mono),
+            other => self.sync_by(other, now),
+        };
+        let appended = loop {
+            self.check_alive()?;
+            let mut state = self.lock_state();
+            claimant.check(&state, from, id)?;
+            match self.log.append(&run, Purpose::Settle, sync_by, Some(&to.removed)) {
+                Ok(appended) => {
+                    state.forget(from.id, id);
+                    self.after_settle(&mut state);
+                    break appended;
+                }
+                Err(refused) => {
+                    drop(state);
+                    self.make_room(refused, Purpose::Settle)?;
+                }
+            }
+        };
+        self.after_append(&appended);
+        self.wake_waiters(to, 1);
+        Ok(true)
+    }
+
+    /// The bytes of a touched message, and its attempts; None if they cannot be found or do not verify.
+    fn content_of(
+        &self,
+        queue: &Arc<QueueShared>,
+        id: u64,
+        claimant: Claimant,
+    ) -> Result<Option<(Content, u32)>> {
+        loop {
+            let mut state = self.lock_state();
+            let entry = claimant.check(&state, queue, id)?;
+            let (lane, attempts) =
+                (Lane { queue: queue.id, priority: entry.priority }, entry.attempts);
+            match state.locate(lane, id, &self.log) {
+                Located::At { segment, offset } => {
+                    drop(state);
+                    let content = self.read(&segment, offset, lane, id)?;
+                    return Ok(content.map(|content| (content, attempts)));
+                }
+                Located::NeedsIndex(segment) => {
+                    drop(state);
+                    self.load_index(&segment)?;
+                }
+                Located::Rolled => state.absorb(&mut self.log.tail()),
+                Located::Gone => return Ok(None),
+            }
+        }
+    }
+
+    fn put<T>(
+        &self,
+        held: &HeldBy,
+        decide: impl Fn(&Entry, &QueueOptions, Now) -> (Entry, T),
+    ) -> Result<T> {
+        self.put_as(&held.queue, held.id, Claimant::Token(held.token), decide)
+    }
+
+    /// Puts a message into the state that `decide` says, and records it.
+    fn put_as<T>(
+        &self,
+        queue: &QueueShared,
+        id: u64,
+        claimant: Claimant,
+        decide: impl Fn(&Entry, &QueueOptions, Now) -> (Entry, T),
+    ) -> Result<T> {
+        loop {
+            self.check_alive()?;
+            let now = self.now();
+            let mut state = self.lock_state();
+            let entry = claimant.check(&state, queue, id)?;
+            let options = &state.queues.get(&queue.id).ok_or_else(super::removed)?.options;
+            let (entry, outcome) = decide(entry, options, now);
+            let mut body = Vec::with_capacity(32);
+            let reason = entry.reason.as_deref().unwrap_or_default();
+            let (place, attempts, due) = (entry.place, entry.attempts, entry.due_ms);
+            let run = std::iter::once((id, 1));
+            encode_set(queue.id, place, attempts, due, run, reason, &mut body);
+            let sync_by = self.sync_by(self.settings.delete_durability, now);
+            let draft = [Draft::record(SET, &body)];
+            match self.log.append(&draft, Purpose::Settle, sync_by, None) {
+                Ok(appended) => {
+                    queue_mut(&mut state, queue)?.touched.put(id, entry);
+                    self.after_settle(&mut state);
+                    // It may be ready at once, or due before what a waiter has set its alarm to.
+                    if queue.waiters.load(Ordering::SeqCst) > 0 {
+                        queue.signal.notify_one();
+                    }
+                    drop(state);
+                    self.after_append(&appended);
+                    return Ok(outcome);
+                }
+                Err(refused) => {
+                    drop(state);
+                    self.make_room(refused, Purpose::Settle)?;
+                }
+            }
+        }
+    }
+
+    /// A delivery was dropped without having been settled. Silent when that can no longer be recorded.
+    pub fn abandon(&self, held: &HeldBy, why: &str) {
+        // If a thread panicked inside of the store, this one must not panic too: it may be unwinding.
+        let on_drop = self
+            .state
+            .try_healthy()
+            .and_then(|state| state.queues.get(&held.queue.id).map(|queue| queue.options.on_drop));
+        let _ = match on_drop {
+            Some(OnDrop::Fail) => self.fail(held, why, None).map(|_| ()),
+            Some(OnDrop::Release) => self.release(held, Duration::ZERO),
+            None => Ok(()),
+        };
+    }
+
+    /// Deletes a message whose bytes are damaged or cannot be found, and reports it.
+    pub(super) fn drop_damaged(
+        &self,
+        queue: &Arc<QueueShared>,
+        id: u64,
+        at: Option<(&Arc<Segment>, u32)>,
+    ) -> Result<()> {
+        let (file, offset) = match at {
+            Some((segment, offset)) => (self.storage.path(&segment.name()), offset),
+            None => (self.storage.path(""), 0),
+        };
+        let what = "a message that does not verify".to_owned();
+        let damage = Damage { file, offset: offset.into(), bytes: 0, ids: id..id + 1, what };
+        if let Some((segment, offset)) = at {
+            let name = segment.name();
+            let note = format!("message {id} of queue {:?} does not verify\n", queue.name);
+            super::walk::set_aside(&*self.storage, &name, offset.into(), 4096, &note);
+        }
+        loop {
+            self.check_alive()?;
+            let now = self.now();
+            let mut state = self.lock_state();
+            if state.is_deleted(id) && !queue_mut(&mut state, queue)?.touched.contains(id) {
+                return Ok(());
+            }
+            match self.append_delete(queue.id, &[id], now) {
+                Ok(appended) => {
+                    state.forget(queue.id, id);
+                    state.damaged_messages += 1;
+                    state.damage.push(damage);
+                    self.after_settle(&mut state);
+                    drop(state);
+                    self.after_append(&appended);
+                    return Ok(());
+                }
+                Err(refused) => {
+                    drop(state);
+                    self.make_room(refused, Purpose::Settle)?;
+                }
+            }
+        }
+    }
+}
+
+/// Given back at once, or after a delay.
+fn later(priority: u8, attempts: u32, now: Now, delay: Duration) -> Entry {
+    if delay.is_zero() {
+        return Entry::given_back(priority, attempts);
+    }
+    // A delay of less than a millisecond is one.
+    let due_ms = now.wall_ms.saturating_add(millis(delay).max(1));
+    Entry::delayed(priority, attempts, due_ms)
+}

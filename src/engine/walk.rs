@@ -1,0 +1,158 @@
+//! Walking a surveyed segment frame by frame: its index, and which ids its damage may have cost.
+
+use std::ops::Range;
+use std::path::Path;
+
+use crate::format::frame::Envelope;
+use crate::format::header::FRAMES_START;
+use crate::format::record::INSERT;
+use crate::format::record::insert::decode_insert;
+use crate::log::{BadSpan, DamagedSpan, Lane, MemoryIndex, Segment, frames, survey};
+use crate::report::Damage;
+use crate::storage::{Prepare, Storage};
+
+/// At most this much damage is copied aside in one go.
+const QUARANTINE_BYTES_MAX: u64 = 64 << 20;
+
+/// Assigns ids to damage: those between the last message before it and the first behind it.
+pub(super) struct Gaps {
+    expected: u64,
+    open: Vec<usize>,
+    ids: Vec<Range<u64>>,
+    spans: Vec<(u32, u32)>,
+    next: usize,
+}
+
+impl Gaps {
+    /// `spans` are the damaged stretches in ascending order; the first message there may have had id `first_id`.
+    pub fn new(first_id: u64, spans: Vec<(u32, u32)>) -> Gaps {
+        let ids = vec![first_id..first_id; spans.len()];
+        Gaps { expected: first_id, open: Vec::new(), ids, spans, next: 0 }
+    }
+
+    /// Messages `ids` were found at `offset`.
+    pub fn found(&mut self, offset: u32, ids: Range<u64>) {
+        self.pass(offset);
+        self.close(ids.start);
+        self.expected = ids.end;
+    }
+
+    /// Everything before `offset` has been walked.
+    fn pass(&mut self, offset: u32) {
+        while self.spans.get(self.next).is_some_and(|(start, _)| *start < offset) {
+            self.ids[self.next] = self.expected..self.expected;
+            self.open.push(self.next);
+            self.next += 1;
+        }
+    }
+
+    fn close(&mut self, first_behind: u64) {
+        for at in self.open.drain(..) {
+            self.ids[at].end = first_behind.max(self.ids[at].start);
+        }
+    }
+
+    /// The ids of each span, where no message behind them has a lower id than `id_end`.
+    pub fn finish(mut self, id_end: u64) -> Vec<Range<u64>> {
+        self.pass(u32::MAX);
+        self.close(id_end);
+        self.ids
+    }
+}
+
+/// The lanes and the number of messages of an insert. Its body need not have been verified.
+pub(super) fn insert_targets(bytes: &[u8], offset: u32, envelope: &Envelope) -> Option<Vec<Lane>> {
+    let start = offset as usize + envelope.size();
+    let body = bytes.get(start..start + envelope.length as usize)?;
+    let (head, _) = decode_insert(envelope.info, body).ok()?;
+    Some(head.targets().map(|(queue, priority)| Lane { queue, priority }).collect())
+}
+
+/// Adds an insert to `index`; returns its ids.
+pub(super) fn index_insert(
+    index: &mut MemoryIndex,
+    bytes: &[u8],
+    offset: u32,
+    envelope: &Envelope,
+    first_id: u64,
+) -> Option<Range<u64>> {
+    if envelope.kind != INSERT {
+        return None;
+    }
+    let lanes = insert_targets(bytes, offset, envelope)?;
+    for (n, lane) in lanes.iter().enumerate() {
+        index.push(*lane, (envelope.arg.checked_add(n as u32)?, offset));
+    }
+    let first = first_id + u64::from(envelope.arg);
+    Some(first..first + lanes.len() as u64)
+}
+
+/// The index of a sealed segment from its bytes, by the headers of its frames.
+pub(super) fn build_index(
+    bytes: &[u8],
+    segment: &Segment,
+    end: u32,
+    file: &Path,
+) -> (MemoryIndex, Vec<Damage>) {
+    let found = survey(bytes, &segment.seed, FRAMES_START, end);
+    let mut spans: Vec<DamagedSpan> = found.bad.iter().map(damaged).collect();
+    if found.end < end && found.bad.last().is_none_or(|span| span.followed) {
+        let what = "the end of the segment is missing";
+        spans.push(DamagedSpan { at: 0, start: found.end, end, what });
+    }
+    let offsets = spans.iter().map(|span| (span.start, span.end)).collect();
+    let mut gaps = Gaps::new(segment.first_id, offsets);
+    let mut index = MemoryIndex::default();
+    frames(bytes, &segment.seed, &found, FRAMES_START, end, |offset, envelope| {
+        if let Some(ids) = index_insert(&mut index, bytes, offset, envelope, segment.first_id) {
+            gaps.found(offset, ids);
+        }
+    });
+    let ids = gaps.finish(segment.first_id);
+    let damage = spans.iter().zip(ids).map(|(span, ids)| describe(span, ids, file)).collect();
+    (index, damage)
+}
+
+fn damaged(span: &BadSpan) -> DamagedSpan {
+    let what = "a frame does not verify";
+    DamagedSpan { at: 0, start: span.start, end: span.end, what }
+}
+
+pub(super) fn describe(span: &DamagedSpan, ids: Range<u64>, file: &Path) -> Damage {
+    Damage {
+        file: file.to_path_buf(),
+        offset: span.start.into(),
+        bytes: (span.end - span.start).into(),
+        ids,
+        what: span.what.to_owned(),
+    }
+}
+
+/// Copies damaged ranges to `quarantine/`, with a note each. Best effort: what cannot be copied is not.
+pub(super) fn quarantine(storage: &dyn Storage, damage: &[Damage], wall_ms: u64) {
+    for found in damage {
+        let Some(name) = found.file.file_name().and_then(|name| name.to_str()) else { continue };
+        let note = format!("{}\nids {:?}\nfound at {wall_ms} ms\n", found.what, found.ids);
+        set_aside(storage, name, found.offset, found.bytes, &note);
+    }
+}
+
+/// Copies a range of file `name` to `quarantine/`.
+pub(super) fn set_aside(storage: &dyn Storage, name: &str, offset: u64, bytes: u64, note: &str) {
+    let stem = format!("quarantine/{name}-{offset}");
+    let copy = || -> std::io::Result<()> {
+        storage.create_dir("quarantine")?;
+        let file = storage.open_read(name)?;
+        let bytes = bytes.min(file.len()?.saturating_sub(offset)).min(QUARANTINE_BYTES_MAX);
+        let mut content = vec![0; usize::try_from(bytes).map_err(std::io::Error::other)?];
+        file.read_at(offset, &mut content)?;
+        write_new(storage, &format!("{stem}.bin"), &content)?;
+        write_new(storage, &format!("{stem}.txt"), note.as_bytes())
+    };
+    // A copy that fails must not keep the store from opening.
+    let _ = copy();
+}
+
+fn write_new(storage: &dyn Storage, name: &str, content: &[u8]) -> std::io::Result<()> {
+    storage.create(name, content.len() as u64, Prepare::Reserve)?.write_at(0, content)
+}

@@ -1,0 +1,174 @@
+//! A named queue of a store.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::delivery::{Delivery, Entry};
+use crate::engine::{QueueShared, QueueStats, Taken};
+use crate::error::{Error, Result};
+use crate::message::{Message, MessageId};
+use crate::report::State;
+use crate::store::Store;
+
+/// A handle of a queue. Clones are cheap, can be used by many threads at once, and keep the store open.
+#[derive(Clone)]
+pub struct Queue {
+    store: Store,
+    shared: Arc<QueueShared>,
+}
+
+/// What [`Queue::delete_batch`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Deleted {
+    /// Messages that are deleted now.
+    pub deleted: u64,
+    /// Deliveries that had become stale: somebody else has those messages.
+    pub stale: u64,
+}
+
+impl Queue {
+    pub(crate) fn new(store: Store, shared: Arc<QueueShared>) -> Queue {
+        Queue { store, shared }
+    }
+
+    /// The queue's name.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// The store that the queue belongs to.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// How many messages are where.
+    pub fn stats(&self) -> Result<QueueStats> {
+        self.store.engine().queue_stats(&self.shared)
+    }
+
+    /// Inserts a message at the end of the queue.
+    ///
+    /// When it returns, the message survives the death of the process; under `Durability::Sync`, the default, it
+    /// survives a power cut too, and can be got only from then on. Blocks for that sync, which concurrent inserts
+    /// share, and while the next segment of the log is being made ready.
+    ///
+    /// # Errors
+    /// `TooLarge`, `DiskFull` (nothing was inserted), `NotFound` (the queue was removed), `Closed`, `Poisoned`; if
+    /// [`is_indeterminate`](Error::is_indeterminate), the message may be there after a reopen.
+    #[doc(alias = "push")]
+    #[doc(alias = "put")]
+    #[doc(alias = "send")]
+    #[doc(alias = "publish")]
+    #[doc(alias = "enqueue")]
+    pub fn insert<'a>(&self, message: impl Into<Message<'a>>) -> Result<MessageId> {
+        let message = message.into();
+        self.store.engine().insert(&self.shared, message.payload()).map(MessageId)
+    }
+
+    /// Inserts all of `messages`, or none of them, in this order and with nothing between them. Their ids are in a row.
+    ///
+    /// Durable as by [`insert`](Queue::insert), with one sync for all.
+    ///
+    /// # Errors
+    /// As by `insert`; `TooLarge` also if the batch does not fit in one segment of the log.
+    pub fn insert_batch<'a, M: Into<Message<'a>>>(
+        &self,
+        messages: impl IntoIterator<Item = M>,
+    ) -> Result<Vec<MessageId>> {
+        let messages: Vec<Message<'a>> = messages.into_iter().map(Into::into).collect();
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let payloads: Vec<&[u8]> = messages.iter().map(Message::payload).collect();
+        let first = self.store.engine().insert_batch(&self.shared, &payloads)?;
+        Ok((first..first + payloads.len() as u64).map(MessageId).collect())
+    }
+
+    /// Gets the next message; waits for one, without using the CPU. Ends only with an error: when the store is closed
+    /// or poisoned, or the queue removed.
+    ///
+    /// Given back messages come first, then the others in the order of their inserts.
+    #[doc(alias = "pop")]
+    #[doc(alias = "recv")]
+    #[doc(alias = "receive")]
+    #[doc(alias = "reserve")]
+    pub fn get(&self) -> Result<Delivery> {
+        loop {
+            // A get without a limit returns with a message or an error.
+            if let Some(delivery) = self.get_until(1, None)?.pop() {
+                return Ok(delivery);
+            }
+        }
+    }
+
+    /// Gets the next message if there is one now. None is not the end: messages may be in flight or delayed.
+    pub fn try_get(&self) -> Result<Option<Delivery>> {
+        let taken = self.store.engine().try_take(&self.shared, 1)?;
+        Ok(self.deliveries(taken).pop())
+    }
+
+    /// Gets the next message, waiting for at most `wait`.
+    pub fn get_timeout(&self, wait: Duration) -> Result<Option<Delivery>> {
+        Ok(self.get_until(1, Some(wait))?.pop())
+    }
+
+    /// Gets up to `max` messages: waits for the first for at most `wait`, then takes what is there.
+    pub fn get_batch(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
+        if max == 0 {
+            return Err(Error::invalid("a batch has at least one message"));
+        }
+        self.get_until(max, Some(wait))
+    }
+
+    fn get_until(&self, max: usize, wait: Option<Duration>) -> Result<Vec<Delivery>> {
+        // A limit beyond what the clock can show is none.
+        let until = wait.and_then(|wait| Instant::now().checked_add(wait));
+        let taken = self.store.engine().take(&self.shared, max, until)?;
+        Ok(self.deliveries(taken))
+    }
+
+    fn deliveries(&self, taken: Vec<Taken>) -> Vec<Delivery> {
+        let engine = self.store.engine();
+        taken.into_iter().map(|taken| Delivery::new(engine, &self.shared, taken)).collect()
+    }
+
+    /// Deletes many messages at once, in one append for each thousand. Stale deliveries are counted and left alone.
+    ///
+    /// # Errors
+    /// As by [`Delivery::delete`], but for `StaleDelivery`; `InvalidArgument` for a delivery of another store, and then
+    /// nothing is deleted.
+    pub fn delete_batch(&self, deliveries: impl IntoIterator<Item = Delivery>) -> Result<Deleted> {
+        let deliveries: Vec<Delivery> = deliveries.into_iter().collect();
+        let engine = self.store.engine();
+        if deliveries.iter().any(|delivery| !Arc::ptr_eq(delivery.engine(), engine)) {
+            return Err(Error::invalid("a delivery of another store"));
+        }
+        let held: Vec<_> = deliveries.iter().map(|delivery| delivery.held().clone()).collect();
+        let deleted = engine.delete_batch(&held);
+        deliveries.into_iter().for_each(Delivery::forget);
+        let deleted = deleted?;
+        Ok(Deleted { deleted, stale: held.len() as u64 - deleted })
+    }
+
+    /// Looks at the message that a get would take now, and leaves it there.
+    pub fn peek(&self) -> Result<Option<Entry>> {
+        Ok(self.store.engine().peek(&self.shared)?.map(Entry::new))
+    }
+
+    /// Deletes all messages that are in this state now, and returns how many. Deliveries of messages that were in flight
+    /// become stale.
+    ///
+    /// It works through the queue a thousand messages at a time: if the process dies meanwhile, some are deleted and
+    /// the others are not.
+    pub fn purge(&self, which: State) -> Result<u64> {
+        self.store.engine().purge(&self.shared, which)
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("name", &self.name()).finish_non_exhaustive()
+    }
+}

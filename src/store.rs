@@ -1,0 +1,235 @@
+//! A store: a directory with a log and its queues.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::TimeSource;
+use crate::engine::{Closed, Engine, StoreStats};
+use crate::error::{Error, Result};
+use crate::options::{Durability, QueueOptions, Settings};
+use crate::queue::Queue;
+use crate::random::Entropy;
+use crate::report::Recovery;
+use crate::storage::Storage;
+use crate::storage::disk::RealDirectory;
+
+/// An open store. Clones are cheap and share it; it is closed when the last one, and the last [`Queue`], is dropped, or
+/// by [`close`](Store::close).
+#[derive(Clone)]
+pub struct Store(Arc<Handle>);
+
+struct Handle(Arc<Engine>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // Whoever wants to know how it went calls `close`.
+        let _ = self.0.close(Duration::ZERO);
+    }
+}
+
+impl Store {
+    /// Opens the store in `dir` with the default options, and creates it if there is none.
+    ///
+    /// Only one process can have a store open. Blocks for reading the last cursor and the log behind it; that follows
+    /// the number of segments and the log since the last checkpoint, not the number of messages.
+    ///
+    /// # Errors
+    /// `Locked` if it is open already, `NewerFormat`, `DiskFull`, `Io`.
+    ///
+    /// ```
+    /// # fn main() -> millpond::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let store = millpond::Store::open(dir.path())?;
+    /// let queue = store.queue("jobs")?;
+    /// queue.insert("first")?;
+    /// let job = queue.get()?;
+    /// assert_eq!(job.payload(), b"first");
+    /// job.delete()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn open(dir: impl AsRef<Path>) -> Result<Store> {
+        Store::options().open(dir)
+    }
+
+    /// Options to open a store with.
+    pub fn options() -> StoreOptions {
+        StoreOptions::default()
+    }
+
+    pub(crate) fn start(
+        storage: Arc<dyn Storage>,
+        settings: Settings,
+        time: TimeSource,
+        entropy: Entropy,
+    ) -> Result<Store> {
+        let engine = Engine::open(storage, settings, time, entropy)?;
+        Ok(Store(Arc::new(Handle(engine))))
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.0.0
+    }
+
+    /// What the open found and did.
+    pub fn recovery(&self) -> &Recovery {
+        self.engine().recovery()
+    }
+
+    /// The store's own number, made when it was created. With a message's `origin_id` it makes a key that no other
+    /// message has, on this machine or another.
+    pub fn uuid(&self) -> [u8; 16] {
+        self.engine().store_id()
+    }
+
+    /// The queue of that name; declared with default options if there is none. Its options are not changed.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a name that is empty, longer than 255 bytes or has control characters; those of an insert.
+    pub fn queue(&self, name: &str) -> Result<Queue> {
+        Ok(Queue::new(self.clone(), self.engine().open_queue(name)?))
+    }
+
+    /// The queue of that name, if there is one: a typo creates nothing.
+    pub fn find(&self, name: &str) -> Result<Option<Queue>> {
+        let found = self.engine().find_queue(name)?;
+        Ok(found.map(|shared| Queue::new(self.clone(), shared)))
+    }
+
+    /// Declares a queue, or sets all options of the one that is there. Durable as the store's inserts are.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for an option out of its range, or dead letter queues that lead in a circle.
+    pub fn declare(&self, name: &str, options: QueueOptions) -> Result<Queue> {
+        Ok(Queue::new(self.clone(), self.engine().declare(name, options)?))
+    }
+
+    /// Removes an empty queue. Its old handles return `NotFound` from then on, also after it was declared anew.
+    ///
+    /// # Errors
+    /// `NotEmpty` if any message is left, `NotFound` if there is no queue of that name.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        self.engine().remove_queue(name)
+    }
+
+    /// The names of all queues, sorted.
+    pub fn queue_names(&self) -> Vec<String> {
+        self.engine().queue_names()
+    }
+
+    /// Makes everything durable that was done before the call, whatever durability it was done with. Blocks for one
+    /// sync, which it shares with others.
+    pub fn sync(&self) -> Result<()> {
+        self.engine().sync()
+    }
+
+    /// What the store holds.
+    pub fn stats(&self) -> StoreStats {
+        self.engine().store_stats()
+    }
+
+    /// Closes the store: what is in flight is given back uncounted, everything is made durable, and the next open has
+    /// nothing to replay. All handles return `Closed` from then on. Closing twice is fine.
+    pub fn close(&self) -> Result<()> {
+        self.close_timeout(Duration::ZERO).map(|_| ())
+    }
+
+    /// As [`close`](Store::close), but gives consumers up to `wait` to settle what they hold. Gets end at once; inserts
+    /// and settling go on until then.
+    pub fn close_timeout(&self, wait: Duration) -> Result<Closed> {
+        self.engine().close(wait)
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("queues", &self.queue_names()).finish_non_exhaustive()
+    }
+}
+
+/// How to open a store.
+///
+/// ```
+/// # fn main() -> millpond::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// use millpond::{Durability, Store};
+/// let store = Store::options()
+///     .durability(Durability::Process)
+///     .segment_bytes(16 << 20)
+///     .open(dir.path())?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "options do nothing until `open`"]
+pub struct StoreOptions {
+    settings: Settings,
+}
+
+impl StoreOptions {
+    /// When inserts are durable, in queues that do not say so themselves. Default: `Sync`.
+    pub fn durability(mut self, durability: Durability) -> StoreOptions {
+        self.settings.durability = durability;
+        self
+    }
+
+    /// When deletes are durable. Default: `Interval(1 s)`; a power cut then brings back at most what was deleted in the
+    /// last second. They ride along with any sync before that.
+    pub fn delete_durability(mut self, durability: Durability) -> StoreOptions {
+        self.settings.delete_durability = durability;
+        self
+    }
+
+    /// How long a segment file is, in bytes: from 64 KiB to 1 GiB, in multiples of 4 KiB. Default: 64 MiB. Space comes
+    /// back in whole segments, and up to four are held beyond what the messages need; smaller ones suit small disks.
+    /// Segments that are there keep their size.
+    pub fn segment_bytes(mut self, bytes: u64) -> StoreOptions {
+        self.settings.segment_bytes = bytes;
+        self
+    }
+
+    /// The largest payload that is taken, in bytes: from 1 to 1 GiB. Default: 64 MiB. One that does not fit in a segment
+    /// gets a larger segment of its own.
+    pub fn max_message_bytes(mut self, bytes: u64) -> StoreOptions {
+        self.settings.max_message_bytes = bytes;
+        self
+    }
+
+    /// Whether damage to what was proven durable makes the open fail, with nothing changed on disk. Default: false; the
+    /// damaged bytes are skipped, kept in `quarantine/` and reported by [`Store::recovery`].
+    pub fn strict(mut self, strict: bool) -> StoreOptions {
+        self.settings.strict = strict;
+        self
+    }
+
+    /// Opens the store in `dir`, and creates it if there is none. As [`Store::open`].
+    pub fn open(&self, dir: impl AsRef<Path>) -> Result<Store> {
+        self.settings.check()?;
+        let dir = dir.as_ref();
+        let storage = RealDirectory::open(dir).map_err(|error| {
+            let what = match error.kind() {
+                io::ErrorKind::NotADirectory => "the store's directory is a file",
+                _ => "cannot open the store's directory",
+            };
+            Error::io(what, error).file(dir)
+        })?;
+        let settings = self.settings.clone();
+        Store::start(Arc::new(storage), settings, TimeSource::System, Entropy::System)
+    }
+
+    /// Opens a store on a simulated disk, with a clock that stands still. No background thread is started: maintenance
+    /// is done by [`testing::step`](crate::testing::step), and by calls that cannot go on without.
+    #[cfg(feature = "testing")]
+    pub fn open_simulated(
+        &self,
+        disk: &crate::testing::Disk,
+        clock: &crate::testing::Clock,
+    ) -> Result<Store> {
+        let settings = Settings { background: false, ..self.settings.clone() };
+        let time = TimeSource::Manual(clock.clone());
+        Store::start(Arc::new(disk.clone()), settings, time, Entropy::Sequence(Arc::default()))
+    }
+}
