@@ -3,6 +3,7 @@
 //! Leases run on the monotonic clock, because they end within one process. Due times and insertion times
 //! are wall-clock milliseconds since the Unix epoch, because they must mean the same after a restart.
 
+#[cfg(any(test, feature = "testing"))]
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -17,6 +18,7 @@ pub(crate) struct Now {
 pub(crate) enum TimeSource {
     #[default]
     System,
+    #[cfg(any(test, feature = "testing"))]
     Manual(Clock),
 }
 
@@ -26,6 +28,7 @@ impl TimeSource {
             TimeSource::System => {
                 Now { mono: Instant::now(), wall_ms: millis_since_epoch(SystemTime::now()) }
             }
+            #[cfg(any(test, feature = "testing"))]
             TimeSource::Manual(clock) => clock.now(),
         }
     }
@@ -33,7 +36,7 @@ impl TimeSource {
 
 /// A time before 1970 counts as 1970.
 fn millis_since_epoch(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |d| millis(d))
+    time.duration_since(UNIX_EPOCH).map_or(0, millis)
 }
 
 /// The wall-clock time of a stored number of milliseconds since the epoch.
@@ -50,15 +53,18 @@ pub(crate) fn millis(d: Duration) -> u64 {
 ///
 /// Both clocks move apart: a lease follows the monotonic one, a delay the wall clock, so a test can set the
 /// wall clock back without touching a lease.
+#[cfg(any(test, feature = "testing"))]
 #[derive(Clone, Debug)]
 pub struct Clock(Arc<Mutex<Now>>);
 
+#[cfg(any(test, feature = "testing"))]
 impl Default for Clock {
     fn default() -> Self {
         Clock::new()
     }
 }
 
+#[cfg(any(test, feature = "testing"))]
 impl Clock {
     /// A clock that shows the present.
     pub fn new() -> Clock {

@@ -1,14 +1,18 @@
 //! Random numbers: the one place that makes them.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+#[cfg(feature = "testing")]
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 /// Where salts and store ids come from.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Entropy {
     #[default]
     System,
+    #[cfg(feature = "testing")]
     /// Distinct numbers in a fixed order, so that a simulated run can be repeated.
     Sequence(Arc<AtomicU64>),
 }
@@ -21,6 +25,7 @@ impl Entropy {
                 getrandom::fill(&mut bytes).map_err(io::Error::from)?;
                 Ok(u64::from_le_bytes(bytes))
             }
+            #[cfg(feature = "testing")]
             Entropy::Sequence(state) => {
                 let step = 0x9E37_79B9_7F4A_7C15;
                 let mut z = state.fetch_add(step, Ordering::Relaxed).wrapping_add(step);

@@ -15,10 +15,10 @@ fn messages_come_in_the_order_of_their_inserts_and_survive_a_reopen() {
     let queue = store.queue("q").unwrap();
     let ids: Vec<_> = (0..1000).map(|n| queue.insert(format!("message {n}")).unwrap()).collect();
     assert!(ids.windows(2).all(|pair| pair[0] < pair[1]));
-    for n in 0..500 {
+    for (n, id) in ids.iter().enumerate().take(500) {
         let delivery = queue.get().unwrap();
         assert_eq!(delivery.payload(), format!("message {n}").as_bytes());
-        assert_eq!(delivery.id(), ids[n]);
+        assert_eq!(delivery.id(), *id);
         delivery.delete().unwrap();
     }
     store.close().unwrap();

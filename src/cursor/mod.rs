@@ -5,4 +5,4 @@ mod acks;
 mod files;
 
 pub(crate) use acks::AckSet;
-pub(crate) use files::{BadCursor, Loaded, PublishFailed, load, parse_cursor_name, publish};
+pub(crate) use files::{BadCursor, Loaded, PublishFailed, load, publish};

@@ -9,5 +9,5 @@ mod queue;
 mod retry;
 
 pub(crate) use entry::{Entry, Place};
-pub(crate) use queue::{QueueState, Stale};
+pub(crate) use queue::QueueState;
 pub use retry::Backoff;

@@ -41,10 +41,6 @@ impl QueueState {
         self.in_flight
     }
 
-    pub fn given_back(&self) -> u64 {
-        self.ready.len() as u64
-    }
-
     pub fn delayed(&self) -> u64 {
         self.delayed.len() as u64
     }
@@ -131,12 +127,7 @@ impl QueueState {
         }
     }
 
-    /// The next message to go out again, with its priority.
-    pub fn first_ready(&self) -> Option<(u8, u64)> {
-        self.ready.first().map(|&(Reverse(priority), id)| (priority, id))
-    }
-
-    /// The message that goes out again after `n` others.
+    /// The message that goes out again after `n` others, with its priority.
     pub fn nth_ready(&self, n: usize) -> Option<(u8, u64)> {
         self.ready.iter().nth(n).map(|&(Reverse(priority), id)| (priority, id))
     }
@@ -194,7 +185,7 @@ mod tests {
         q.put(4, Entry::given_back(0, 1));
         q.put(7, Entry::given_back(5, 1));
         let mut order = Vec::new();
-        while let Some((_, id)) = q.first_ready() {
+        while let Some((_, id)) = q.nth_ready(0) {
             order.push(id);
             q.remove(id);
         }
@@ -209,7 +200,7 @@ mod tests {
         q.advance(at(base, 9), 0);
         assert_eq!(q.in_flight(), 1);
         q.advance(at(base, 10), 0);
-        assert_eq!((q.in_flight(), q.given_back()), (0, 1));
+        assert_eq!((q.in_flight(), q.ready.len()), (0, 1));
         assert_eq!(q.holder(1, 11).map(|e| e.attempts), Ok(1));
         q.put(1, Entry::in_flight(0, 2, 12, None));
         assert_eq!(q.holder(1, 11), Err(Stale));
@@ -223,7 +214,7 @@ mod tests {
         q.put(1, Entry::in_flight(0, 1, 11, Some(at(base, 10))));
         q.advance(at(base, 11), 0);
         q.extend(1, 11, Some(at(base, 30))).unwrap();
-        assert_eq!((q.in_flight(), q.given_back()), (1, 0));
+        assert_eq!((q.in_flight(), q.ready.len()), (1, 0));
         assert_eq!(q.next_deadline(), Some(at(base, 30)));
         assert_eq!(q.extend(1, 99, None), Err(Stale));
     }
@@ -235,12 +226,12 @@ mod tests {
         q.put(3, Entry::delayed(0, 1, 500));
         q.put(2, Entry::delayed(0, 1, 700));
         q.advance(base, 499);
-        assert_eq!(q.first_ready(), None);
+        assert_eq!(q.nth_ready(0), None);
         assert_eq!(q.sleep_for(base, 499), Some(Duration::from_millis(1)));
         q.advance(base, 500);
-        assert_eq!(q.first_ready(), Some((0, 3)));
+        assert_eq!(q.nth_ready(0), Some((0, 3)));
         q.advance(base, 700);
-        assert_eq!((q.delayed(), q.given_back()), (0, 2));
+        assert_eq!((q.delayed(), q.ready.len()), (0, 2));
     }
 
     #[test]
@@ -253,7 +244,7 @@ mod tests {
         for id in 1..=3 {
             assert!(q.remove(id).is_some());
         }
-        assert_eq!((q.in_flight(), q.delayed(), q.buried(), q.given_back()), (0, 0, 0, 0));
+        assert_eq!((q.in_flight(), q.delayed(), q.buried(), q.ready.len()), (0, 0, 0, 0));
         assert_eq!((q.next_deadline(), q.next_due_ms()), (None, None));
     }
 }

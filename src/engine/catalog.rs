@@ -218,7 +218,7 @@ impl Engine {
         loop {
             self.check_alive()?;
             let now = self.now();
-            let mut state = self.lock_state();
+            let mut state = self.lock_open()?;
             let entry = queue_mut(&mut state, queue)?;
             entry.touched.advance(now.mono, now.wall_ms);
             let mut ids = touched_ids(entry, which);

@@ -30,8 +30,15 @@ impl Engine {
         let began_with = self.wait_for_flight(wait);
         self.background.stop();
         let outcome = self.finish_close(began_with);
-        self.closed.store(true, Ordering::Release);
-        self.log.close();
+        {
+            // Whoever holds this lock and found the store open may rely on the log having an end.
+            let mut state = self.lock_state();
+            self.closed.store(true, Ordering::Release);
+            self.log.close();
+            // Only deliveries keep bytes mapped from now on.
+            state.segments.clear();
+        }
+        self.log.remove_unused();
         let note = open::lock_note(self.storage.pid(), "");
         if let Some(lock) = self.directory_lock.lock().take()
             && !self.log.is_poisoned()

@@ -105,7 +105,13 @@ impl LaneReader {
     /// The first message read ahead that is neither deleted nor touched.
     fn head_of_ahead(&mut self, segments: &[SegmentState], touched: &QueueState) -> Option<Head> {
         let segment = self.ahead_in.as_ref()?;
-        let acks = &segments[find(segments, segment.number)?].acks;
+        let Some(at) = find(segments, segment.number) else {
+            // It was reclaimed: nothing of what was read ahead is left.
+            self.next_id = self.ahead.back().map_or(self.next_id, |(id, _)| id + 1);
+            self.ahead.clear();
+            return None;
+        };
+        let acks = &segments[at].acks;
         while let Some(&(id, offset)) = self.ahead.front() {
             let delta = (id - segment.first_id) as u32;
             if !acks.contains(delta) && !touched.contains(id) {

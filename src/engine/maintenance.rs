@@ -33,7 +33,7 @@ impl Engine {
         if self.write_index()? || self.checkpoint_if_due(&mut maintenance)? {
             return Ok(true);
         }
-        self.log.remove_discarded();
+        self.log.remove_unused();
         Ok(false)
     }
 

@@ -73,10 +73,6 @@ impl Engine {
         self.store_id
     }
 
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
     pub(crate) fn now(&self) -> Now {
         self.time.now()
     }
@@ -178,6 +174,12 @@ impl Engine {
 
     fn lock_state(&self) -> Guard<'_, State> {
         self.state.lock()
+    }
+
+    /// The state of a store that is not closed, and cannot be before the lock is given back: its log has an end.
+    fn lock_open(&self) -> Result<Guard<'_, State>> {
+        let state = self.state.lock();
+        if self.closed.load(Ordering::Acquire) { Err(Error::closed()) } else { Ok(state) }
     }
 }
 

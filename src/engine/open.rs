@@ -55,7 +55,10 @@ fn noted<'a>(note: &'a str, key: &str) -> Option<&'a str> {
 /// A segment file behind the position of the cursor.
 struct TailFile {
     header: Header,
-    data: Mapping,
+    /// Its bytes, for as long as nothing is changed.
+    data: Option<Mapping>,
+    /// How long it is.
+    len: u64,
     /// Replay begins here.
     from: u32,
     survey: Survey,
@@ -63,7 +66,7 @@ struct TailFile {
 
 impl TailFile {
     fn bytes(&self) -> &[u8] {
-        self.data.bytes(0..self.data.published())
+        self.data.as_ref().map_or(&[], |data| data.bytes(0..data.published()))
     }
 }
 
@@ -241,8 +244,8 @@ impl Opening {
         let verdict = verdict(&surveyed, start, self.same_boot);
         if files.is_empty() && start.segment() != 0 {
             damage.push(self.missing(&replay.state, start.segment(), replay.next_id));
+            replay.state.segments.retain(|s| s.segment.is_sealed());
         }
-        replay.state.segments.retain(|s| s.segment.is_sealed());
         let mut found = Found {
             end: verdict.end,
             indexes: Vec::new(),
@@ -254,6 +257,8 @@ impl Opening {
             replay,
         };
         self.replay_tail(&mut found, &known)?;
+        // What is mapped must not be written to.
+        found.files.iter_mut().for_each(|file| file.data = None);
         let seen = found.replay.next_id;
         found.next_id = match cursor {
             Some(_) if clean => seen,
@@ -351,7 +356,8 @@ impl Opening {
                 )
                 .file(self.storage.path(&name)));
             }
-            files.push(TailFile { header, data, from, survey: found });
+            let len = data.published();
+            files.push(TailFile { header, data: Some(data), len, from, survey: found });
             if clean {
                 break;
             }
@@ -385,10 +391,10 @@ impl Opening {
             let mut failed = None;
             let bytes = file.bytes();
             let replay = &mut found.replay;
-            if let Some(last) = replay.state.segments.last_mut() {
-                last.id_end = last.id_end.min(file.header.first_id);
-            }
             if super::lane::find(&replay.state.segments, segment.number).is_none() {
+                if let Some(last) = replay.state.segments.last_mut() {
+                    last.id_end = last.id_end.min(file.header.first_id);
+                }
                 replay.state.segments.push(SegmentState::new(Arc::new(segment)));
             }
             frames(bytes, &seed_of(file), &file.survey, FRAMES_START, end, |offset, envelope| {
@@ -569,25 +575,36 @@ impl Opening {
         for &at in &found.verdict.segments {
             let file = &found.files[at];
             let number = file.header.number;
-            let from = if number == proof.segment() { proof.offset() } else { 0 };
             let (end, used) = if Some(at) == last {
                 (found.end, file.survey.used.max(found.end))
             } else {
                 (file.survey.end, file.survey.end)
             };
-            let mut content = file.bytes()[from.min(end) as usize..end as usize].to_vec();
-            content.resize((used - from.min(end)) as usize, 0);
+            let from = if number == proof.segment() { proof.offset().min(end) } else { 0 };
             let name = segment_name(number);
-            let write = || -> std::io::Result<()> {
-                let file = self.storage.open(&name)?;
-                file.write_at(from.min(end).into(), &content)?;
-                file.sync_data()
-            };
-            write().map_err(|error| {
+            self.rewrite(&name, from.into(), end.into(), used.into()).map_err(|error| {
                 Error::io("cannot repair a segment", error).file(self.storage.path(&name))
             })?;
         }
         Ok(())
+    }
+
+    /// Writes `from..end` of a file as it is, and zeros over `end..used`.
+    fn rewrite(&self, name: &str, from: u64, end: u64, used: u64) -> std::io::Result<()> {
+        const CHUNK: u64 = 1 << 20;
+        let file = self.storage.open(name)?;
+        let mut content = vec![0; CHUNK as usize];
+        let mut at = from;
+        while at < used {
+            let bytes = CHUNK.min(used - at);
+            let chunk = &mut content[..bytes as usize];
+            let kept = end.saturating_sub(at).min(bytes) as usize;
+            file.read_at(at, &mut chunk[..kept])?;
+            chunk[kept..].fill(0);
+            file.write_at(at, chunk)?;
+            at += bytes;
+        }
+        file.sync_data()
     }
 
     /// The segment in which the log goes on: its last one, or a new one if that is full, cut short or missing.
@@ -610,7 +627,7 @@ impl Opening {
             let whole = file.survey.next.is_none()
                 && !found.verdict.cut_short
                 && file.header.capacity > 0
-                && u64::from(file.header.capacity) == file.data.published();
+                && u64::from(file.header.capacity) == file.len;
             if n + 1 == count && whole {
                 last = Some((file.header.clone(), index));
             } else {
@@ -618,8 +635,7 @@ impl Opening {
                 seal(&mut found.replay.state, &file.header, end, index);
             }
         }
-        // A published mapping must not be written to through another one.
-        found.files.clear();
+        self.trim(&found.replay.state);
         let Some((header, index)) = last else {
             return Ok((self.begin_segment(found, settings, next_number)?, strays));
         };
@@ -644,6 +660,17 @@ impl Opening {
             };
         }
         Ok((active, strays))
+    }
+
+    /// Cuts sealed segments to their end that the last process had no time to. Nothing is mapped yet.
+    fn trim(&self, state: &State) {
+        for segment in state.segments.iter().map(|s| &s.segment).filter(|s| s.is_sealed()) {
+            let (name, end) = (segment.name(), u64::from(segment.end()));
+            if self.files.iter().any(|(file, len)| *file == name && *len > end) {
+                // One that stays too long costs space and nothing else.
+                let _ = self.storage.open(&name).and_then(|file| file.set_len(end));
+            }
+        }
     }
 
     fn begin_segment(

@@ -210,8 +210,7 @@ impl Engine {
         let mut state = self.lock_state();
         let queue = queue_mut(&mut state, &held.queue)?;
         queue.touched.extend(held.id, held.token, deadline).map_err(|_| Error::stale())?;
-        // Somebody may be waiting for the old deadline.
-        held.queue.signal.notify_all();
+        queue.set_timer(now);
         Ok(())
     }
 
@@ -333,7 +332,7 @@ impl Engine {
         claimant: Claimant,
     ) -> Result<Option<(Content, u32)>> {
         loop {
-            let mut state = self.lock_state();
+            let mut state = self.lock_open()?;
             let entry = claimant.check(&state, queue, id)?;
             let (lane, attempts) =
                 (Lane { queue: queue.id, priority: entry.priority }, entry.attempts);
@@ -385,12 +384,15 @@ impl Engine {
             let draft = [Draft::record(SET, &body)];
             match self.log.append(&draft, Purpose::Settle, sync_by, None) {
                 Ok(appended) => {
-                    queue_mut(&mut state, queue)?.touched.put(id, entry);
-                    self.after_settle(&mut state);
-                    // It may be ready at once, or due before what a waiter has set its alarm to.
-                    if queue.waiters.load(Ordering::SeqCst) > 0 {
+                    let ready = entry.place == Place::GivenBack;
+                    let changed = queue_mut(&mut state, queue)?;
+                    changed.touched.put(id, entry);
+                    if ready {
                         queue.signal.notify_one();
+                    } else {
+                        changed.set_timer(now);
                     }
+                    self.after_settle(&mut state);
                     drop(state);
                     self.after_append(&appended);
                     return Ok(outcome);

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::lane::{Head, LaneReader, find};
-use crate::clock::millis;
+use crate::clock::{Now, millis};
 use crate::cursor::AckSet;
 use crate::dispatch::QueueState;
 use crate::format::position::Position;
@@ -76,6 +76,8 @@ pub(super) struct QueueEntry {
     pub touched: QueueState,
     /// By falling priority.
     pub lanes: Vec<LaneReader>,
+    /// When the one waiter that keeps the time for all of this queue's wakes up, and which one that is.
+    pub alarm: Option<(Instant, u64)>,
     /// Messages of sealed segments less all deleted ones; those of the active segment are counted there. So it may
     /// be below zero.
     pub settled_balance: i64,
@@ -97,6 +99,7 @@ impl QueueEntry {
             declared_at: Position::default(),
             touched: QueueState::default(),
             lanes: vec![lane],
+            alarm: None,
             settled_balance: 0,
         }
     }
@@ -115,9 +118,16 @@ impl QueueEntry {
         }
     }
 
-    pub fn set_lane(&mut self, priority: u8, next_id: u64) {
-        self.lanes.retain(|lane| lane.priority() != priority);
-        self.add_lane(priority, next_id);
+    /// A message may become ready by time alone. If no waiter wakes up early enough, one is woken to see to it.
+    pub fn set_timer(&self, now: Now) {
+        if self.shared.waiters.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let Some(sleep) = self.touched.sleep_for(now.mono, now.wall_ms) else { return };
+        let due = now.mono + sleep;
+        if self.alarm.is_none_or(|(alarm, _)| due < alarm) {
+            self.shared.signal.notify_one();
+        }
     }
 
     /// Messages that are not deleted.
@@ -188,6 +198,9 @@ impl State {
         if let Some(active) = tail.active()
             && self.segments.last().is_none_or(|last| last.segment.number != active.segment.number)
         {
+            if let Some(last) = self.segments.last_mut() {
+                last.id_end = last.id_end.min(active.segment.first_id);
+            }
             self.segments.push(SegmentState::new(active.segment.clone()));
         }
     }

@@ -1,11 +1,10 @@
 //! Figures for the people who run a store.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::take::queue_mut;
 use super::{Engine, QueueShared};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::report::Damage;
 
 /// How many messages of a queue are where.
@@ -40,11 +39,8 @@ pub struct StoreStats {
 
 impl Engine {
     pub fn queue_stats(&self, queue: &Arc<QueueShared>) -> Result<QueueStats> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(Error::closed());
-        }
         let now = self.now();
-        let mut state = self.lock_state();
+        let mut state = self.lock_open()?;
         let mut tail = self.log.tail();
         state.absorb(&mut tail);
         let entry = queue_mut(&mut state, queue)?;

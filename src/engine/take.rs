@@ -84,11 +84,47 @@ impl Engine {
         max: usize,
         until: Option<Instant>,
     ) -> Result<Vec<Taken>> {
-        // Counted in before the first look: an insert that this look misses sees a waiter.
+        let (taken, empty) = self.take_some(queue, max, self.lock_state())?;
+        if empty.is_none() {
+            return Ok(taken);
+        }
+        drop(empty);
+        // Counted in before the next look: an insert that this look misses sees a waiter.
         queue.waiters.fetch_add(1, Ordering::SeqCst);
-        let outcome = self.take_waiting(queue, max, until);
+        let waiter = self.lock_state().new_token();
+        let outcome = self.take_waiting(queue, max, until, waiter);
         queue.waiters.fetch_sub(1, Ordering::SeqCst);
+        self.hand_over_alarm(queue, waiter);
         outcome
+    }
+
+    /// A waiter leaves: if it kept the time for the others, another one must.
+    fn hand_over_alarm(&self, queue: &QueueShared, waiter: u64) {
+        let mut state = self.lock_state();
+        let Some(entry) = state.queues.get_mut(&queue.id) else { return };
+        if entry.alarm.is_some_and(|(_, keeper)| keeper == waiter) {
+            entry.alarm = None;
+            entry.set_timer(self.now());
+        }
+    }
+
+    /// How long a waiter sleeps: the one that keeps the time until something may have become ready, the others until
+    /// they are woken.
+    fn alarm(
+        &self,
+        state: &mut State,
+        queue: &QueueShared,
+        sleep: Option<Duration>,
+        waiter: u64,
+    ) -> Option<Duration> {
+        let entry = state.queues.get_mut(&queue.id)?;
+        let due = sleep.map(|sleep| self.now().mono + sleep);
+        if entry.alarm.is_some_and(|(_, keeper)| keeper == waiter) {
+            entry.alarm = None;
+        }
+        let due = due.filter(|due| entry.alarm.is_none_or(|(alarm, _)| *due < alarm))?;
+        entry.alarm = Some((due, waiter));
+        sleep
     }
 
     fn take_waiting(
@@ -96,11 +132,13 @@ impl Engine {
         queue: &Arc<QueueShared>,
         max: usize,
         until: Option<Instant>,
+        waiter: u64,
     ) -> Result<Vec<Taken>> {
         let mut guard = self.lock_state();
         loop {
             let (taken, empty) = self.take_some(queue, max, guard)?;
-            let Some((state, sleep)) = empty else { return Ok(taken) };
+            let Some((mut state, sleep)) = empty else { return Ok(taken) };
+            let sleep = self.alarm(&mut state, queue, sleep, waiter);
             // The wait is in real time, whatever clock decides.
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
@@ -213,7 +251,7 @@ impl Engine {
             unread(state, queue, &chosen);
             return Err(Detour::Room(refused));
         }
-        Ok(self.make_in_flight(state, queue, chosen, deadline))
+        Ok(self.make_in_flight(state, queue, chosen, deadline, now))
     }
 
     /// Before which position messages of this queue may be seen: under `Sync`, only what is durable.
@@ -296,6 +334,7 @@ impl Engine {
         queue: &QueueShared,
         chosen: Vec<Candidate>,
         deadline: Option<Instant>,
+        now: Now,
     ) -> Vec<Claim> {
         let mut claims = Vec::with_capacity(chosen.len());
         for candidate in chosen {
@@ -306,6 +345,9 @@ impl Engine {
                 queue.touched.put(candidate.id, entry);
             }
             claims.push(Claim { candidate, token, deadline });
+        }
+        if let Some(queue) = state.queues.get(&queue.id) {
+            queue.set_timer(now);
         }
         claims
     }
@@ -341,10 +383,7 @@ impl Engine {
     /// The message that a get would take now.
     pub fn peek(&self, queue: &Arc<QueueShared>) -> Result<Option<Peeked>> {
         loop {
-            if self.closed.load(Ordering::Acquire) {
-                return Err(Error::closed());
-            }
-            let mut guard = self.lock_state();
+            let mut guard = self.lock_open()?;
             let now = self.now();
             queue_mut(&mut guard, queue)?.touched.advance(now.mono, now.wall_ms);
             let visible = self.visible(queue);

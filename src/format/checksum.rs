@@ -29,21 +29,6 @@ impl Seed {
     }
 }
 
-/// The checksum of bytes that come in pieces.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct RunningChecksum(Hasher);
-
-impl RunningChecksum {
-    pub(crate) fn update(&mut self, piece: &[u8]) {
-        self.0.update(piece);
-    }
-
-    /// The checksum of all pieces so far.
-    pub(crate) fn value(&self) -> u32 {
-        self.0.clone().finalize()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,13 +45,5 @@ mod tests {
         let mut whole = salt.to_le_bytes().to_vec();
         whole.extend_from_slice(b"millpond");
         assert_eq!(Seed::new(salt).checksum(b"millpond"), crc32(&whole));
-    }
-
-    #[test]
-    fn pieces_sum_up_to_the_whole() {
-        let mut running = RunningChecksum::default();
-        running.update(b"12345");
-        running.update(b"6789");
-        assert_eq!(running.value(), crc32(b"123456789"));
     }
 }

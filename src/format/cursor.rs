@@ -1,14 +1,13 @@
 //! The cursor file: a checkpoint of everything that is not a live record.
 //!
 //! A header, sections, an end section, and one checksum over all of it, which is checked before anything else is
-//! believed. The file is written once, front to back, in pieces, while work goes on; so it can name its own
-//! length nowhere.
+//! believed. Its sections are captured one after the other while work goes on.
 
 pub(crate) mod pages;
 pub(crate) mod sections;
 
 use super::bytes::{Malformed, Reader, put_u16, put_u32, put_u64};
-use super::checksum::{RunningChecksum, crc32};
+use super::checksum::crc32;
 use super::position::Position;
 use sections::{
     AckedSection, DamageSection, EntriesSection, Entry, QueueSection, Section, SegmentSection,
@@ -72,27 +71,24 @@ pub(crate) enum CursorFound {
     Bad { reason: &'static str, offset: usize },
 }
 
-/// Makes a cursor file piece by piece. All pieces in order, [`CursorEncoder::finish`]'s last, are the file.
+/// Makes a cursor file section by section.
 #[derive(Debug)]
-pub(crate) struct CursorEncoder {
-    checksum: RunningChecksum,
-    piece: Vec<u8>,
-}
+pub(crate) struct CursorEncoder(Vec<u8>);
 
 impl CursorEncoder {
     pub(crate) fn new(header: &CursorHeader) -> Self {
-        let mut piece = Vec::new();
-        piece.extend_from_slice(&MAGIC);
-        put_u32(&mut piece, CURSOR_VERSION);
-        put_u32(&mut piece, if header.clean { FLAG_CLEAN } else { 0 });
-        piece.extend_from_slice(&header.store);
-        put_u64(&mut piece, header.generation);
-        put_u64(&mut piece, header.position.as_u64());
-        put_u64(&mut piece, header.proof.as_u64());
-        put_u64(&mut piece, header.id_ceiling);
-        put_u64(&mut piece, header.next_id);
-        put_u64(&mut piece, header.written_at);
-        Self { checksum: RunningChecksum::default(), piece }
+        let mut file = Vec::new();
+        file.extend_from_slice(&MAGIC);
+        put_u32(&mut file, CURSOR_VERSION);
+        put_u32(&mut file, if header.clean { FLAG_CLEAN } else { 0 });
+        file.extend_from_slice(&header.store);
+        put_u64(&mut file, header.generation);
+        put_u64(&mut file, header.position.as_u64());
+        put_u64(&mut file, header.proof.as_u64());
+        put_u64(&mut file, header.id_ceiling);
+        put_u64(&mut file, header.next_id);
+        put_u64(&mut file, header.written_at);
+        Self(file)
     }
 
     pub(crate) fn segment(&mut self, segment: &SegmentSection) {
@@ -118,27 +114,17 @@ impl CursorEncoder {
         self.section(TAG_DAMAGE, |out| damage.encode(out));
     }
 
-    /// How many bytes the next piece has by now.
-    pub(crate) fn piece_bytes(&self) -> usize {
-        self.piece.len()
-    }
-
-    /// What has been encoded since the last piece.
-    pub(crate) fn take_piece(&mut self) -> Vec<u8> {
-        self.checksum.update(&self.piece);
-        std::mem::take(&mut self.piece)
-    }
-
-    /// The last piece, with the end section and the checksum.
+    /// The whole file.
     pub(crate) fn finish(mut self) -> Vec<u8> {
         self.section(TAG_END, |_| {});
-        let mut piece = self.take_piece();
-        put_u32(&mut piece, self.checksum.value());
-        piece
+        let Self(mut file) = self;
+        let checksum = crc32(&file);
+        put_u32(&mut file, checksum);
+        file
     }
 
     fn section(&mut self, tag: u16, encode: impl FnOnce(&mut Vec<u8>)) {
-        let out = &mut self.piece;
+        let Self(out) = self;
         put_u16(out, tag);
         put_u16(out, 0);
         let length_at = out.len();
@@ -242,8 +228,7 @@ mod tests {
 
     fn encode(header: &CursorHeader, sections: &[Section]) -> Vec<u8> {
         let mut encoder = CursorEncoder::new(header);
-        let mut file = Vec::new();
-        for (index, section) in sections.iter().enumerate() {
+        for section in sections {
             match section {
                 Section::Segment(segment) => encoder.segment(segment),
                 Section::Queue(queue) => encoder.queue(queue),
@@ -251,14 +236,8 @@ mod tests {
                 Section::Acked(acked) => encoder.acked(acked),
                 Section::Damage(damage) => encoder.damage(damage),
             }
-            // Where the pieces are cut must make no difference.
-            if index % 3 == 0 {
-                file.extend(encoder.take_piece());
-                assert_eq!(encoder.piece_bytes(), 0);
-            }
         }
-        file.extend(encoder.finish());
-        file
+        encoder.finish()
     }
 
     fn with_checksum(mut file: Vec<u8>) -> Vec<u8> {

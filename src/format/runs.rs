@@ -101,6 +101,7 @@ pub(crate) fn put_runs(out: &mut Vec<u8>, runs: impl Iterator<Item = (u64, u64)>
 }
 
 /// Appends runs of `ids`, which must be in ascending order, as in [`put_runs`].
+#[cfg(test)]
 pub(crate) fn put_ids(out: &mut Vec<u8>, ids: impl Iterator<Item = u64> + Clone) {
     put_runs(out, ids.map(|id| (id, 1)));
 }

@@ -315,27 +315,20 @@ impl Log {
         Ok(())
     }
 
-    /// Removes prepared segments that were passed over.
-    pub fn remove_discarded(&self) {
-        let discarded = std::mem::take(&mut self.tail.lock().discarded);
-        self.remove_prepared(discarded);
-    }
-
-    /// Ends appending, and removes the prepared segments.
+    /// Ends appending.
     pub fn close(&self) {
-        let unused: Vec<Prepared> = {
-            let mut tail = self.tail.lock();
-            tail.closed_at = tail.end();
-            tail.active = None;
-            tail.prepared.drain(..).collect()
-        };
-        self.remove_discarded();
-        self.remove_prepared(unused);
+        let mut guard = self.tail.lock();
+        let tail = &mut *guard;
+        tail.closed_at = tail.end();
+        tail.active = None;
+        tail.discarded.extend(tail.prepared.drain(..));
     }
 
-    /// A file that cannot be removed is removed by the next open.
-    fn remove_prepared(&self, unused: Vec<Prepared>) {
+    /// Removes prepared segments that will not be used: they were passed over, or the log is closed.
+    pub fn remove_unused(&self) {
+        let unused = std::mem::take(&mut self.tail.lock().discarded);
         for prepared in unused {
+            // A file that cannot be removed is removed by the next open.
             let _ = self.storage.remove(&segment_name(prepared.header.number));
         }
     }

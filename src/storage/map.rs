@@ -196,7 +196,7 @@ impl MapWriter {
     ///
     /// # Panics
     /// If `range` is not inside of the file.
-    #[inline]
+    #[cfg(test)]
     pub(crate) fn bytes(&self, range: Range<u64>) -> &[u8] {
         assert!(range.start <= range.end && range.end <= self.len(), "outside of the mapping");
         // SAFETY: in bounds, just checked. These bytes are written only through `&mut self`, which this borrow excludes.

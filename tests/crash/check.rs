@@ -1,0 +1,305 @@
+//! Opening what a crash has left, and holding it against the model.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use millpond::testing::{Clock, Disk};
+use millpond::{Queue, Store, StoreOptions};
+
+use super::world::{Content, Got, Seen, SeenQueue, Stats, World};
+
+/// How a disk was cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    Kill,
+    PowerCut(u64),
+}
+
+impl Crash {
+    pub fn apply(self, disk: &Disk) -> Disk {
+        match self {
+            Crash::Kill => disk.kill(),
+            Crash::PowerCut(seed) => disk.power_cut(seed),
+        }
+    }
+}
+
+/// How many states were visited.
+#[derive(Debug, Default)]
+pub struct Counts {
+    pub kills: AtomicU64,
+    pub power_cuts: AtomicU64,
+    /// In the middle of a recovery, and of a recovery from that.
+    pub in_recovery: [AtomicU64; 2],
+}
+
+impl Counts {
+    fn count(&self, crash: Crash, level: usize) {
+        let counter = match (level, crash) {
+            (0, Crash::Kill) => &self.kills,
+            (0, Crash::PowerCut(_)) => &self.power_cuts,
+            (level, _) => &self.in_recovery[level - 1],
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn total(&self) -> u64 {
+        let all = [&self.kills, &self.power_cuts, &self.in_recovery[0], &self.in_recovery[1]];
+        all.iter().map(|counter| counter.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// A disk as a crash has left it, and the states that it may be in.
+pub struct Fork {
+    pub disk: Disk,
+    pub crash: Crash,
+    /// What was on the disk and not synced may be lost by a power cut to come.
+    pub unsynced: bool,
+    /// After which storage operation.
+    pub operation: u64,
+    /// How many recoveries were cut before.
+    pub level: usize,
+}
+
+/// What a fork is checked against.
+#[derive(Clone)]
+pub struct Promises {
+    /// The states since the last one that was promised to be durable, in order; that one first.
+    pub since_durable: Arc<[Arc<World>]>,
+    /// The first of them that a kill may leave: that before the operation that was cut.
+    pub since_acknowledged: usize,
+    /// The highest id that was ever given out.
+    pub highest_id: u64,
+    pub wall_ms: u64,
+    /// Nothing was promised yet: the store itself may be missing.
+    pub newborn: bool,
+}
+
+pub struct Checker {
+    pub options: StoreOptions,
+    pub counts: Arc<Counts>,
+    /// How many of these first-level forks, and of the second-level ones, are cut again while they are recovered: one
+    /// in so many.
+    pub again_every: [u64; 2],
+}
+
+type Check<T> = Result<T, String>;
+
+pub fn words<T>(result: millpond::Result<T>, what: &str) -> Check<T> {
+    result.map_err(|error| format!("{what}: {error}"))
+}
+
+impl Checker {
+    /// Checks one crash, and a sample of those that can happen while it is recovered from. A panic of the store is a
+    /// broken promise like any other.
+    pub fn check(&self, fork: &Fork, promises: &Promises) -> Check<Arc<World>> {
+        let caught = catch_unwind(AssertUnwindSafe(|| self.check_fork(fork, promises)));
+        let outcome = caught.unwrap_or_else(|_| Err("the store panicked".to_owned()));
+        outcome.map_err(|why| {
+            let Fork { crash, operation, level, .. } = fork;
+            format!("{why}\n  after {crash:?} at storage operation {operation}, level {level}")
+        })
+    }
+
+    fn check_fork(&self, fork: &Fork, promises: &Promises) -> Check<Arc<World>> {
+        self.counts.count(fork.crash, fork.level);
+        let again = self
+            .again_every
+            .get(fork.level)
+            .is_some_and(|every| mix(fork.operation ^ fork_seed(fork.crash)) % every == 0);
+        let forks = Arc::new(Mutex::new(Vec::new()));
+        if again {
+            let (forks, unsynced, level) = (forks.clone(), fork.unsynced, fork.level + 1);
+            let first = fork.operation << 8;
+            fork.disk.on_operation(Some(Box::new(move |disk, number| {
+                let crashes = [Crash::Kill, Crash::PowerCut(0), Crash::PowerCut(first + number)];
+                let cut = |crash| Fork {
+                    disk: Crash::apply(crash, disk),
+                    crash,
+                    unsynced: unsynced && crash == Crash::Kill,
+                    operation: number,
+                    level,
+                };
+                forks.lock().unwrap().extend(crashes.map(cut));
+            })));
+        }
+        let (seen, first_new) = observe(&fork.disk, &self.options, promises)?;
+        let from = if fork.crash == Crash::Kill { promises.since_acknowledged } else { 0 };
+        let at = explain(&seen, promises, from)?;
+        if first_new <= promises.highest_id {
+            let highest = promises.highest_id;
+            return Err(format!("id {first_new} was given out again; {highest} had been"));
+        }
+        let forks = std::mem::take(&mut *forks.lock().unwrap());
+        for again in forks {
+            self.check(&again, &promises_within(&again, fork, promises, at))
+                .map_err(|why| format!("{why}\n  in the recovery from {:?}", fork.crash))?;
+        }
+        Ok(promises.since_durable[at].clone())
+    }
+}
+
+/// What holds for a crash during the recovery of a store that is found in state `at`. Only what is synced nowhere can
+/// still be lost: otherwise the second recovery finds what the first one did.
+fn promises_within(again: &Fork, first: &Fork, promises: &Promises, at: usize) -> Promises {
+    let loses = first.unsynced && again.crash != Crash::Kill;
+    let from = if loses { 0 } else { at };
+    Promises {
+        since_durable: promises.since_durable[from..=at].into(),
+        since_acknowledged: at - from,
+        ..promises.clone()
+    }
+}
+
+fn fork_seed(crash: Crash) -> u64 {
+    match crash {
+        Crash::Kill => 0x5555,
+        Crash::PowerCut(seed) => seed << 20,
+    }
+}
+
+pub fn mix(number: u64) -> u64 {
+    let mixed = (number ^ (number >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed ^ (mixed >> 29)
+}
+
+/// Which state the store was found in: the newest that looks like it.
+fn explain(seen: &Seen, promises: &Promises, from: usize) -> Check<usize> {
+    let worlds = &promises.since_durable[from..];
+    let fits = |world: &Arc<World>| seen.difference(&world.seen(promises.wall_ms)).is_none();
+    if let Some(at) = worlds.iter().rposition(fits) {
+        return Ok(from + at);
+    }
+    let last: Vec<String> = worlds
+        .iter()
+        .rev()
+        .take(4)
+        .filter_map(|world| seen.difference(&world.seen(promises.wall_ms)))
+        .collect();
+    Err(format!("none of {} possible states explains it: {last:#?}", worlds.len()))
+}
+
+/// Opens a store, looks at everything in it, uses it, closes and reopens it. Also the first id that it gives out.
+fn observe(disk: &Disk, options: &StoreOptions, promises: &Promises) -> Check<(Seen, u64)> {
+    let clock = Clock::new();
+    clock.set_wall_ms(promises.wall_ms);
+    let store = words(options.open_simulated(disk, &clock), "open");
+    disk.on_operation(None);
+    let store = store?;
+    check_recovery(&store, promises.newborn)?;
+    let mut seen = drain(&store, &clock)?;
+    let first_new = check_it_works(&store)?;
+    words(store.close(), "close")?;
+    drop(store);
+    let store = words(options.open_simulated(disk, &clock), "reopen")?;
+    check_reopened(&store, &mut seen)?;
+    Ok((seen, first_new))
+}
+
+fn check_recovery(store: &Store, newborn: bool) -> Check<()> {
+    let recovery = store.recovery();
+    let walked = recovery.full_walk && !newborn;
+    if !recovery.damaged.is_empty()
+        || !recovery.bad_cursors.is_empty()
+        || !recovery.renamed_queues.is_empty()
+        || walked
+    {
+        return Err(format!("a crash is not damage: {recovery:?}"));
+    }
+    Ok(())
+}
+
+/// Takes and deletes everything: the dead letter queue, which others flow into, last.
+fn drain(store: &Store, clock: &Clock) -> Check<Seen> {
+    let mut seen = Seen::default();
+    let mut queues: Vec<Queue> = Vec::new();
+    for name in store.queue_names() {
+        let queue = words(store.find(&name), "find")?.ok_or("a queue that cannot be found")?;
+        let stats = words(queue.stats(), "stats")?;
+        let stats = Stats { ready: stats.ready, delayed: stats.delayed, buried: stats.buried };
+        seen.queues.insert(name, SeenQueue { stats, ..SeenQueue::default() });
+        queues.push(queue);
+    }
+    queues.sort_by_key(|queue| queue.name() == "dead");
+    for round in 0..2 {
+        for queue in queues.iter().filter(|queue| round == 1 || queue.name() != "dead") {
+            let seen = seen.queues.get_mut(queue.name()).ok_or("a queue out of nowhere")?;
+            drain_queue(queue, seen)?;
+        }
+        clock.advance(Duration::from_secs(7200));
+        // What was moved to the dead letter queue becomes visible.
+        words(store.sync(), "sync")?;
+        if round == 0 {
+            continue;
+        }
+        for queue in queues.iter().filter(|queue| queue.name() == "dead") {
+            let seen = seen.queues.get_mut(queue.name()).ok_or("a queue out of nowhere")?;
+            drain_queue(queue, seen)?;
+        }
+    }
+    Ok(seen)
+}
+
+fn drain_queue(queue: &Queue, seen: &mut SeenQueue) -> Check<()> {
+    loop {
+        let deliveries = words(queue.get_batch(64, Duration::ZERO), "get")?;
+        if deliveries.is_empty() {
+            return Ok(());
+        }
+        for delivery in &deliveries {
+            seen.got.push(Got {
+                id: delivery.id().as_u64(),
+                origin: delivery.origin_id().as_u64(),
+                attempt: delivery.attempt(),
+                content: Content::of(delivery.payload()),
+            });
+        }
+        let count = deliveries.len() as u64;
+        let deleted = words(queue.delete_batch(deliveries), "delete")?;
+        if (deleted.deleted, deleted.stale) != (count, 0) {
+            return Err(format!("deleting {count} drained messages: {deleted:?}"));
+        }
+    }
+}
+
+/// Inserts one message, gets and deletes it. Returns its id.
+fn check_it_works(store: &Store) -> Check<u64> {
+    let queue = words(store.queue("probe"), "declare")?;
+    let id = words(queue.insert("after the crash"), "insert")?;
+    let delivery = words(queue.try_get(), "get")?.ok_or("nothing to get after an insert")?;
+    if (delivery.id(), delivery.attempt(), delivery.payload()) != (id, 1, b"after the crash") {
+        return Err(format!("got {delivery:?} after the insert of {id}"));
+    }
+    words(delivery.delete(), "delete")?;
+    Ok(id.as_u64())
+}
+
+/// After the drain, a clean close and a reopen nothing is left but what is buried.
+fn check_reopened(store: &Store, seen: &mut Seen) -> Check<()> {
+    check_recovery(store, false)?;
+    if !store.recovery().clean {
+        return Err("a closed store was not found clean".to_owned());
+    }
+    for name in store.queue_names() {
+        let queue = words(store.find(&name), "find")?.ok_or("a queue that cannot be found")?;
+        let stats = words(queue.stats(), "stats")?;
+        if (stats.ready, stats.delayed, stats.in_flight) != (0, 0, 0) {
+            return Err(format!("{name} was drained, closed and reopened: {stats:?}"));
+        }
+        match seen.queues.get_mut(&name) {
+            Some(seen) => seen.buried_in_the_end = stats.buried,
+            None if name == "probe" => {}
+            None => return Err(format!("queue {name} out of nowhere")),
+        }
+        if words(queue.try_get(), "get")?.is_some() {
+            return Err(format!("{name}: a deleted message came back"));
+        }
+    }
+    let stats = store.stats();
+    if stats.damaged_messages != 0 || !stats.damage.is_empty() {
+        return Err(format!("damage without damage: {stats:?}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,353 @@
+//! What a store must hold: the model that recovered stores are compared with.
+//!
+//! A [`World`] is the state that a prefix of the log describes. Every record that an operation appends makes a new
+//! one, so that "the log has no holes" becomes "what was recovered equals one of these worlds". It knows nothing of
+//! files, syncs or crashes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use millpond::QueueOptions;
+
+/// A payload, made from a number so that it need not be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Content {
+    pub len: usize,
+    pub checksum: u32,
+}
+
+impl Content {
+    pub fn of(payload: &[u8]) -> Content {
+        Content { len: payload.len(), checksum: crc32fast::hash(payload) }
+    }
+}
+
+pub fn payload(tag: u64, len: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(len + 8);
+    let mut word = tag.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    while bytes.len() < len {
+        bytes.extend_from_slice(&word.to_le_bytes());
+        word = word.wrapping_mul(0xd129_0d3b_3f4d_6b61).wrapping_add(0x1234_5677);
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Untouched,
+    /// Held until this time of the monotonic clock.
+    InFlight(u64),
+    /// Its lease ran out, or it was given back.
+    GivenBack,
+    /// Until this time of the wall clock.
+    Delayed(u64),
+    Buried,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub origin: u64,
+    pub content: Content,
+    pub attempts: u32,
+    pub place: Place,
+    /// Which delivery of the workload may settle it.
+    pub token: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Rules {
+    pub max_attempts: Option<u32>,
+    pub dead_letter: Option<&'static str>,
+    pub lease_ms: u64,
+    /// The wait after a failure.
+    pub backoff_ms: u64,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Rules { max_attempts: None, dead_letter: None, lease_ms: 30 * 60 * 1000, backoff_ms: 100 }
+    }
+}
+
+impl Rules {
+    pub fn options(&self) -> QueueOptions {
+        let options = QueueOptions::new()
+            .lease(Some(Duration::from_millis(self.lease_ms)))
+            .max_attempts(self.max_attempts)
+            .backoff(millpond::Backoff::Fixed(Duration::from_millis(self.backoff_ms)));
+        match self.dead_letter {
+            Some(name) => options.dead_letter(name),
+            None => options,
+        }
+    }
+
+    fn exhausted(&self, attempts: u32) -> bool {
+        self.max_attempts.is_some_and(|most| attempts >= most)
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Queue {
+    pub rules: Rules,
+    pub messages: BTreeMap<u64, Message>,
+}
+
+/// The time on both clocks, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Time {
+    pub mono: u64,
+    pub wall: u64,
+}
+
+impl Queue {
+    /// What is delivered again, in order.
+    pub fn ready(&self) -> impl Iterator<Item = (u64, &Message)> {
+        let given_back = |(_, m): &(&u64, &Message)| m.place == Place::GivenBack;
+        self.messages.iter().filter(given_back).map(|(id, m)| (*id, m))
+    }
+
+    pub fn untouched(&self) -> impl Iterator<Item = (u64, &Message)> {
+        let untouched = |(_, m): &(&u64, &Message)| m.place == Place::Untouched;
+        self.messages.iter().filter(untouched).map(|(id, m)| (*id, m))
+    }
+
+    pub fn ids_at(&self, place: fn(Place) -> bool) -> Vec<u64> {
+        self.messages.iter().filter(|(_, m)| place(m.place)).map(|(id, _)| *id).collect()
+    }
+
+    fn count(&self, place: impl Fn(Place) -> bool) -> u64 {
+        self.messages.values().filter(|m| place(m.place)).count() as u64
+    }
+
+    /// Leases that have run out and delays that are over.
+    fn advance(&mut self, now: Time) {
+        for message in self.messages.values_mut() {
+            let over = match message.place {
+                Place::InFlight(until) => until <= now.mono,
+                Place::Delayed(due) => due <= now.wall,
+                _ => false,
+            };
+            if over {
+                message.place = Place::GivenBack;
+            }
+        }
+    }
+
+    /// The message that must leave the queue before anything of it is delivered.
+    pub fn first_exhausted(&self) -> Option<u64> {
+        let (id, message) = self.ready().next()?;
+        self.rules.exhausted(message.attempts).then_some(id)
+    }
+
+    pub fn is_exhausted(&self, id: u64) -> bool {
+        self.messages.get(&id).is_some_and(|m| self.rules.exhausted(m.attempts))
+    }
+
+    /// What a get of up to `max` takes once nothing exhausted stands in front.
+    pub fn next(&self, max: usize) -> Vec<u64> {
+        let fresh = |(_, m): &(u64, &Message)| !self.rules.exhausted(m.attempts);
+        let given_back = self.ready().take_while(fresh).map(|(id, _)| id);
+        let mut ids: Vec<u64> = given_back.take(max).collect();
+        if self.ready().count() == ids.len() {
+            ids.extend(self.untouched().map(|(id, _)| id).take(max - ids.len()));
+        }
+        ids
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    pub queues: BTreeMap<&'static str, Arc<Queue>>,
+}
+
+impl World {
+    pub fn queue(&self, name: &str) -> &Queue {
+        &self.queues[name]
+    }
+
+    pub fn queue_mut(&mut self, name: &'static str) -> &mut Queue {
+        Arc::make_mut(self.queues.entry(name).or_default())
+    }
+
+    pub fn insert(&mut self, queue: &'static str, id: u64, content: Content) {
+        let message =
+            Message { origin: id, content, attempts: 0, place: Place::Untouched, token: 0 };
+        self.queue_mut(queue).messages.insert(id, message);
+    }
+
+    pub fn advance(&mut self, queue: &'static str, now: Time) {
+        self.queue_mut(queue).advance(now);
+    }
+
+    /// Buries a message, or moves it to the dead letter queue, where it gets `new_id`. Whether it was moved.
+    pub fn retire(&mut self, queue: &'static str, id: u64, new_id: u64) -> bool {
+        let from = self.queue_mut(queue);
+        let Some(target) = from.rules.dead_letter else {
+            if let Some(message) = from.messages.get_mut(&id) {
+                message.place = Place::Buried;
+                message.token = 0;
+            }
+            return false;
+        };
+        if let Some(message) = from.messages.remove(&id) {
+            let moved = Message { attempts: 0, place: Place::Untouched, token: 0, ..message };
+            self.queue_mut(target).messages.insert(new_id, moved);
+        }
+        true
+    }
+
+    /// Puts a message that was settled where it belongs.
+    pub fn put(&mut self, queue: &'static str, id: u64, attempts: u32, place: Place) {
+        if let Some(message) = self.queue_mut(queue).messages.get_mut(&id) {
+            *message = Message { attempts, place, token: 0, ..message.clone() };
+        }
+    }
+
+    pub fn live(&self) -> usize {
+        self.queues.values().map(|queue| queue.messages.len()).sum()
+    }
+
+    /// The store as the next process finds it: nothing is in flight any more, and the attempts count.
+    pub fn died(&self) -> World {
+        let mut world = self.clone();
+        for queue in world.queues.values_mut() {
+            for message in Arc::make_mut(queue).messages.values_mut() {
+                message.token = 0;
+                if let Place::InFlight(_) = message.place {
+                    message.place = Place::GivenBack;
+                }
+            }
+        }
+        world
+    }
+
+    /// What [`super::observe`] sees of a store that died in this state, at this time of the wall clock.
+    pub fn seen(&self, wall: u64) -> Seen {
+        let mut world = self.died();
+        let mut seen = Seen::default();
+        for (name, queue) in &world.queues {
+            let delayed = queue.count(|place| matches!(place, Place::Delayed(due) if due > wall));
+            let buried = queue.count(|place| place == Place::Buried);
+            let ready = queue.messages.len() as u64 - delayed - buried;
+            let stats = Stats { ready, delayed, buried };
+            seen.queues.insert((*name).to_owned(), SeenQueue { stats, ..SeenQueue::default() });
+        }
+        let sinks: BTreeSet<&str> =
+            world.queues.values().filter_map(|queue| queue.rules.dead_letter).collect();
+        let names: Vec<&'static str> = world.queues.keys().copied().collect();
+        let far = u64::MAX;
+        for at in [wall, far] {
+            for name in names.iter().filter(|name| !sinks.contains(*name)) {
+                world.drain(name, at, &mut seen);
+            }
+        }
+        for name in names.iter().filter(|name| sinks.contains(*name)) {
+            world.drain(name, far, &mut seen);
+        }
+        for (name, queue) in &world.queues {
+            if let Some(seen) = seen.queues.get_mut(*name) {
+                seen.buried_in_the_end = queue.messages.len() as u64;
+            }
+        }
+        seen
+    }
+
+    fn drain(&mut self, name: &'static str, wall: u64, seen: &mut Seen) {
+        self.advance(name, Time { mono: 0, wall });
+        loop {
+            if let Some(id) = self.queue(name).first_exhausted() {
+                let new_id = UNKNOWN_ID + self.live() as u64 * 2 + seen.moved;
+                seen.moved += 1;
+                self.retire(name, id, new_id);
+                continue;
+            }
+            let ids = self.queue(name).next(usize::MAX);
+            if ids.is_empty() {
+                return;
+            }
+            for id in ids {
+                let Some(message) = self.queue_mut(name).messages.remove(&id) else { continue };
+                let Message { origin, content, attempts, .. } = message;
+                let got = Got { id, origin, attempt: attempts + 1, content };
+                if let Some(queue) = seen.queues.get_mut(name) {
+                    queue.got.push(got);
+                }
+            }
+        }
+    }
+}
+
+/// Ids from here on stand for those that a recovered store gives out itself.
+const UNKNOWN_ID: u64 = 1 << 60;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub ready: u64,
+    pub delayed: u64,
+    pub buried: u64,
+}
+
+/// A message as it was delivered.
+#[derive(Clone, Copy, Debug)]
+pub struct Got {
+    pub id: u64,
+    pub origin: u64,
+    pub attempt: u32,
+    pub content: Content,
+}
+
+impl PartialEq for Got {
+    fn eq(&self, other: &Got) -> bool {
+        let same_id = self.id == other.id || self.id.max(other.id) >= UNKNOWN_ID;
+        same_id
+            && (self.origin, self.attempt, self.content)
+                == (other.origin, other.attempt, other.content)
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SeenQueue {
+    pub stats: Stats,
+    /// All that was delivered, in order: first what was ready, then what was delayed.
+    pub got: Vec<Got>,
+    pub buried_in_the_end: u64,
+}
+
+/// Everything that can be seen of a store from outside.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub queues: BTreeMap<String, SeenQueue>,
+    moved: u64,
+}
+
+impl Seen {
+    /// The first difference in words; None if there is none.
+    pub fn difference(&self, expected: &Seen) -> Option<String> {
+        let (have, want): (Vec<_>, Vec<_>) =
+            (self.queues.keys().collect(), expected.queues.keys().collect());
+        if have != want {
+            return Some(format!("queues {have:?}, expected {want:?}"));
+        }
+        for (name, want) in &expected.queues {
+            let have = &self.queues[name];
+            if have.stats != want.stats {
+                return Some(format!("{name}: {:?}, expected {:?}", have.stats, want.stats));
+            }
+            let pairs = have.got.iter().zip(&want.got).enumerate();
+            if let Some((n, (a, b))) = pairs.into_iter().find(|(_, (a, b))| a != b) {
+                return Some(format!("{name}: delivery {n} is {a:?}, expected {b:?}"));
+            }
+            let lens = (have.got.len(), want.got.len());
+            if lens.0 != lens.1 {
+                return Some(format!("{name}: {} deliveries, expected {}", lens.0, lens.1));
+            }
+            if have.buried_in_the_end != want.buried_in_the_end {
+                let (a, b) = (have.buried_in_the_end, want.buried_in_the_end);
+                return Some(format!("{name}: {a} buried in the end, expected {b}"));
+            }
+        }
+        None
+    }
+}

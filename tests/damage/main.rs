@@ -1,0 +1,123 @@
+//! What damage does to a store: it opens, delivers nothing that is not whole, loses nothing that was not hit, and says
+//! what is missing.
+//!
+//! Every file of a small store is damaged in every place, once for each way in which the store may have been left.
+//! The gate takes every byte that means something with one bit of it; `MILLPOND_DAMAGE=all` takes every bit.
+
+mod check;
+mod fixture;
+mod frames;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use check::{Case, What, run};
+use fixture::{Fixture, Left};
+
+const ALL_WAYS: [Left; 3] = [Left::Closed, Left::Killed, Left::PowerCut];
+
+/// Every how-manieth byte is taken of those that are like their neighbours: payloads and unused space.
+const SPARSE: usize = 509;
+
+fn all_bits() -> bool {
+    std::env::var("MILLPOND_DAMAGE").is_ok_and(|value| value == "all")
+}
+
+/// Runs all cases on all processors, and fails with the first few that failed.
+fn run_all(fixture: &Fixture, cases: Vec<Case>) {
+    let next = AtomicUsize::new(0);
+    let failures = Mutex::new(Vec::new());
+    let workers = std::thread::available_parallelism().map_or(1, |n| n.get());
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some((n, case)) = take(&cases, &next) {
+                    if let Err(failure) = run(fixture, case, n % 7 == 0) {
+                        failures.lock().unwrap().push(failure);
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    let shown: Vec<&String> = failures.iter().take(20).collect();
+    assert!(failures.is_empty(), "{} of {} cases: {shown:#?}", failures.len(), cases.len());
+}
+
+fn take<'a>(cases: &'a [Case], next: &AtomicUsize) -> Option<(usize, &'a Case)> {
+    let n = next.fetch_add(1, Ordering::Relaxed);
+    Some((n, cases.get(n)?))
+}
+
+/// The places of a file to damage: every byte that means something, and some of the others.
+fn places(fixture: &Fixture, name: &str) -> Vec<usize> {
+    let bytes = &fixture.files[name];
+    let is_segment = name.ends_with(".seg");
+    let frames = fixture.frames.get(name).map(Vec::as_slice).unwrap_or_default();
+    let end = frames.last().map_or(4096, |frame| frame.end);
+    let dense = |at: usize| {
+        let in_frame = frames.iter().any(|frame| {
+            let payload = frame.start + 64..frame.end.saturating_sub(8);
+            (frame.start..frame.end).contains(&at) && !payload.contains(&at)
+        });
+        let header = at < 128 || (2048..2048 + 128).contains(&at);
+        !is_segment || in_frame || header || (end..end + 24).contains(&at)
+    };
+    (0..bytes.len()).filter(|&at| dense(at) || at % SPARSE == 0 || all_bits()).collect()
+}
+
+fn flips(fixture: &Fixture, name: &str) -> Vec<Case> {
+    let bits = |at: usize| if all_bits() { 0..8 } else { (at % 8) as u8..(at % 8) as u8 + 1 };
+    let places = places(fixture, name).into_iter();
+    let flips = places.flat_map(|at| bits(at).map(move |bit| What::Flip { at, bit }));
+    flips.map(|what| Case { file: name.to_owned(), what }).collect()
+}
+
+fn truncations(fixture: &Fixture, name: &str) -> Vec<Case> {
+    let step = if all_bits() { 1 } else { 3 };
+    let places = places(fixture, name).into_iter().step_by(step);
+    places.map(|len| Case { file: name.to_owned(), what: What::Truncate { len } }).collect()
+}
+
+fn every_file(make: impl Fn(&Fixture, &str) -> Vec<Case>) {
+    for left in ALL_WAYS {
+        let fixture = Fixture::new(left);
+        let cases = fixture.files.keys().flat_map(|name| make(&fixture, name)).collect();
+        run_all(&fixture, cases);
+    }
+}
+
+#[test]
+fn the_store_that_is_damaged_has_a_bit_of_everything() {
+    for left in ALL_WAYS {
+        let fixture = Fixture::new(left);
+        let sizes: Vec<_> = fixture.files.iter().map(|(name, bytes)| (name, bytes.len())).collect();
+        assert_eq!(fixture.names("cursor.").len(), 2, "{sizes:?}");
+        assert!(fixture.names(".idx").len() >= 2, "{sizes:?}");
+        assert!(fixture.names(".seg").len() >= 4, "{sizes:?}");
+        let deletes = fixture.frames.values().flatten().filter(|frame| frame.is_delete());
+        assert!(deletes.count() >= 5);
+        // Damage nothing: all of it is there.
+        let intact = Case { file: "LOCK".to_owned(), what: What::Zero { range: 0..0 } };
+        run(&fixture, &intact, true).unwrap();
+    }
+}
+
+#[test]
+fn a_flipped_bit_costs_at_most_the_message_that_it_hit() {
+    every_file(flips);
+}
+
+#[test]
+fn a_truncated_file_costs_at_most_the_messages_that_were_cut_off() {
+    every_file(truncations);
+}
+
+#[test]
+fn a_missing_or_zeroed_file_costs_at_most_the_messages_in_it() {
+    every_file(|fixture, name| {
+        let len = fixture.files[name].len();
+        let whats = [What::Missing, What::Zero { range: 0..len }, What::Truncate { len: 0 }];
+        whats.into_iter().map(|what| Case { file: name.to_owned(), what }).collect()
+    });
+}

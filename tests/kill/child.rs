@@ -1,0 +1,223 @@
+//! The process that is killed: producers and consumers that write down what they do.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use millpond::{Delivery, Durability, Queue, Result, Store};
+
+use crate::journal::{Journal, Kind, Record};
+use crate::load::{self, CONSUMERS, PRODUCERS, QUEUES, Random};
+
+/// Producers wait while there are more messages than this, so that a round's check stays short.
+const BACKLOG_MAX: i64 = 2500;
+
+/// What a consumer holds at most without settling it.
+const HELD_MAX: usize = 40;
+
+/// What the parent tells its child, through the environment.
+pub struct Orders {
+    pub dir: PathBuf,
+    pub journals: PathBuf,
+    pub durability: Durability,
+    pub round: u32,
+    pub seed: u64,
+}
+
+const ORDERS: &str = "MILLPOND_KILL_CHILD";
+
+impl Orders {
+    pub fn encode(&self) -> (&'static str, String) {
+        let Orders { dir, journals, durability, round, seed } = self;
+        let sync = *durability == Durability::Sync;
+        (ORDERS, format!("{round}\n{seed}\n{sync}\n{}\n{}", dir.display(), journals.display()))
+    }
+
+    fn decode(text: &str) -> Option<Orders> {
+        let mut lines = text.lines();
+        Some(Orders {
+            round: lines.next()?.parse().ok()?,
+            seed: lines.next()?.parse().ok()?,
+            durability: if lines.next()? == "true" { Durability::Sync } else { Durability::Process },
+            dir: lines.next()?.into(),
+            journals: lines.next()?.into(),
+        })
+    }
+}
+
+pub fn run_if_started() {
+    let Ok(text) = std::env::var(ORDERS) else { return };
+    let orders = Orders::decode(&text).expect("orders that this binary has written");
+    // A thread that fails must not leave the others running as if nothing had happened.
+    std::panic::set_hook(Box::new(|info| {
+        eprintln!("{info}");
+        std::process::exit(101);
+    }));
+    let began = Instant::now();
+    let store = load::open(&orders.dir, orders.durability, orders.round).unwrap();
+    let recovery = store.recovery();
+    assert!(recovery.damaged.is_empty(), "{recovery:?}");
+    start(&store, &orders, began).unwrap();
+    // The parent holds the other end. If it is gone, nobody is left to kill this process.
+    let _ = std::io::stdin().read(&mut [0]);
+    std::process::exit(1);
+}
+
+fn start(store: &Store, orders: &Orders, began: Instant) -> Result<()> {
+    let queues = (0..).zip(QUEUES).map(|(n, name)| store.declare(name, load::queue_options(n)));
+    let queues: Vec<Queue> = queues.collect::<Result<_>>()?;
+    let backlog = Arc::new(AtomicI64::new(store.stats().messages as i64));
+    let seed = Random::new(orders.seed ^ u64::from(orders.round)).next();
+    let journal = |thread| Journal::create(&orders.journals, thread, began).unwrap();
+    for thread in 0..PRODUCERS {
+        let mut worker = Producer {
+            name: thread,
+            round: orders.round,
+            inserted: 0,
+            queues: queues.clone(),
+            backlog: backlog.clone(),
+            journal: journal(thread as usize),
+            random: Random::new(seed ^ thread),
+        };
+        thread::spawn(move || worker.run());
+    }
+    for (n, from) in CONSUMERS.iter().enumerate() {
+        let thread = PRODUCERS as usize + n;
+        let mut worker = Consumer {
+            queues: from.iter().map(|&n| (n, queues[n as usize].clone())).collect(),
+            held: Vec::new(),
+            backlog: backlog.clone(),
+            journal: journal(thread),
+            random: Random::new(seed ^ thread as u64),
+        };
+        thread::spawn(move || worker.run());
+    }
+    Ok(())
+}
+
+struct Producer {
+    name: u64,
+    round: u32,
+    inserted: u64,
+    queues: Vec<Queue>,
+    backlog: Arc<AtomicI64>,
+    journal: Journal,
+    random: Random,
+}
+
+impl Producer {
+    fn run(&mut self) {
+        self.journal.write(&[Record::new(Kind::Opened, 0)]);
+        loop {
+            if self.backlog.load(Ordering::Relaxed) > BACKLOG_MAX {
+                thread::sleep(Duration::from_millis(1));
+                continue;
+            }
+            self.insert().unwrap();
+        }
+    }
+
+    fn insert(&mut self) -> Result<()> {
+        let queue = self.random.below(QUEUES.len() as u64) as u8;
+        let count = if self.random.below(8) == 0 { 2 + self.random.below(6) } else { 1 };
+        let first = load::key(self.name, self.round, self.inserted);
+        let payloads: Vec<Vec<u8>> = (first..first + count)
+            .map(|key| load::payload(queue, key))
+            // A batch has to fit in a segment.
+            .filter(|payload| count == 1 || payload.len() < 7000)
+            .collect();
+        if payloads.len() as u64 != count {
+            self.inserted += count;
+            return Ok(());
+        }
+        let record = Record { count: count as u16, key: first, ..Record::new(Kind::Inserting, queue) };
+        self.journal.write(&[record]);
+        let handle = &self.queues[queue as usize];
+        let id = match payloads.as_slice() {
+            [payload] => handle.insert(payload)?,
+            batch => handle.insert_batch(batch)?[0],
+        };
+        self.journal.write(&[Record { kind: Kind::Inserted, id: id.as_u64(), ..record }]);
+        self.inserted += count;
+        self.backlog.fetch_add(count as i64, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+struct Consumer {
+    queues: Vec<(u8, Queue)>,
+    held: Vec<(Record, Delivery)>,
+    backlog: Arc<AtomicI64>,
+    journal: Journal,
+    random: Random,
+}
+
+impl Consumer {
+    fn run(&mut self) {
+        self.journal.write(&[Record::new(Kind::Opened, 0)]);
+        loop {
+            let n = self.random.below(self.queues.len() as u64) as usize;
+            self.get(n).unwrap();
+            while self.held.len() > HELD_MAX || (!self.held.is_empty() && self.random.below(8) > 0)
+            {
+                let which = self.random.below(self.held.len() as u64) as usize;
+                let (record, delivery) = self.held.swap_remove(which);
+                self.settle(record, delivery).unwrap();
+            }
+        }
+    }
+
+    fn get(&mut self, n: usize) -> Result<()> {
+        let (number, queue) = &self.queues[n];
+        let count = if self.random.below(4) == 0 { 1 + self.random.below(8) } else { 1 };
+        self.journal.write(&[Record { count: count as u16, ..Record::new(Kind::Getting, *number) }]);
+        let deliveries = queue.get_batch(count as usize, Duration::from_millis(5))?;
+        let mut records: Vec<Record> = deliveries.iter().map(|d| got(*number, d)).collect();
+        let got = records.clone();
+        records.push(Record::new(Kind::GotAll, *number));
+        self.journal.write(&records);
+        self.held.extend(got.into_iter().zip(deliveries));
+        Ok(())
+    }
+
+    fn settle(&mut self, record: Record, delivery: Delivery) -> Result<()> {
+        let choice = self.random.below(20);
+        let kind = match choice {
+            0..16 => Kind::Deleting,
+            16..18 => Kind::Releasing,
+            _ => Kind::Failing,
+        };
+        self.journal.write(&[Record { kind, ..record }]);
+        // The order in the single queue is checked, which delays would change.
+        let is_single = record.queue == load::SINGLE;
+        let delay = Duration::from_millis(self.random.below(6));
+        match choice {
+            0..16 => delivery.delete()?,
+            16 if !is_single => delivery.release_after(delay)?,
+            16..18 => delivery.release()?,
+            18 => drop(delivery),
+            _ if !is_single => drop(delivery.fail_after("chance", delay)?),
+            _ => drop(delivery.fail("chance")?),
+        }
+        self.journal.write(&[Record { kind: Kind::Settled, ..record }]);
+        if kind == Kind::Deleting {
+            self.backlog.fetch_sub(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// What a delivery says of itself; its bytes are checked on the way.
+fn got(queue: u8, delivery: &Delivery) -> Record {
+    let key = load::identify(queue, delivery.payload()).unwrap();
+    let (id, attempt) = (delivery.id().as_u64(), delivery.attempt());
+    Record { key, id, attempt, ..Record::new(Kind::Got, queue) }
+}
+
+/// Where the journals of a round lie.
+pub fn journals(base: &Path, round: u32) -> PathBuf {
+    base.join(format!("journals-{round}"))
+}

@@ -1,0 +1,96 @@
+//! What the child and its parent agree on: queues, options, and the bytes of each message.
+
+use std::path::Path;
+use std::time::Duration;
+
+use millpond::{Backoff, Durability, QueueOptions, Store};
+
+/// The queue with one consumer, where the order of deliveries is checked.
+pub const SINGLE: u8 = 0;
+
+pub const QUEUES: [&str; 3] = ["single", "shared", "slow"];
+
+pub const PRODUCERS: u64 = 4;
+
+/// The queues that each consumer takes from, in turn.
+pub const CONSUMERS: [&[u8]; 4] = [&[SINGLE], &[1], &[2], &[1, 2]];
+
+/// How each queue treats failures: the single one gives back at once, so that its order is known.
+pub fn queue_options(queue: u8) -> QueueOptions {
+    let ms = Duration::from_millis;
+    QueueOptions::new().lease(None).backoff(match queue {
+        SINGLE => Backoff::Fixed(Duration::ZERO),
+        1 => Backoff::Fixed(ms(3)),
+        _ => Backoff::Exponential { first: ms(1), max: ms(8) },
+    })
+}
+
+/// Opens the store as round `round` has it. Segments are small, so that they roll and are reclaimed all the time.
+pub fn open(dir: &Path, durability: Durability, round: u32) -> millpond::Result<Store> {
+    let segment_kib = [64, 128, 64, 256, 64, 1024][round as usize % 6];
+    Store::options()
+        .durability(durability)
+        .delete_durability(durability)
+        .segment_bytes(segment_kib << 10)
+        .open(dir)
+}
+
+/// A message's name: its producer, the round, and a number.
+pub fn key(producer: u64, round: u32, number: u64) -> u64 {
+    assert!(number < 1 << 24);
+    (producer << 48) | (u64::from(round) << 24) | number
+}
+
+pub fn producer(key: u64) -> u64 {
+    key >> 48
+}
+
+/// The message of that name: its name, its queue, and filler that follows from both.
+pub fn payload(queue: u8, key: u64) -> Vec<u8> {
+    let mut random = Random::new(key ^ (u64::from(queue) << 60));
+    let bytes = match random.below(1000) {
+        // Larger than the smallest segment, so that it gets one of its own.
+        0 => 70_000 + random.below(30_000),
+        1..50 => random.below(16_000),
+        _ => random.below(700),
+    };
+    let mut payload = Vec::with_capacity(9 + bytes as usize + 8);
+    payload.extend_from_slice(&key.to_le_bytes());
+    payload.push(queue);
+    while payload.len() < 9 + bytes as usize {
+        payload.extend_from_slice(&random.next().to_le_bytes());
+    }
+    payload.truncate(9 + bytes as usize);
+    payload
+}
+
+/// The name of the message with these bytes, if it is one of this queue.
+pub fn identify(queue: u8, bytes: &[u8]) -> Result<u64, String> {
+    let name = bytes.first_chunk().ok_or_else(|| format!("a message of {} bytes", bytes.len()))?;
+    let key = u64::from_le_bytes(*name);
+    if payload(queue, key) != bytes {
+        return Err(format!("message {key:#x} of queue {queue} has other bytes than it had"));
+    }
+    Ok(key)
+}
+
+/// SplitMix64.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+}
