@@ -34,6 +34,18 @@ impl TimeSource {
     }
 }
 
+impl TimeSource {
+    /// The wall clock alone, in milliseconds since the epoch.
+    #[inline]
+    pub fn wall_ms(&self) -> u64 {
+        match self {
+            TimeSource::System => millis_since_epoch(SystemTime::now()),
+            #[cfg(any(test, feature = "testing"))]
+            TimeSource::Manual(clock) => clock.wall_ms(),
+        }
+    }
+}
+
 /// A time before 1970 counts as 1970.
 fn millis_since_epoch(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, millis)

@@ -49,6 +49,19 @@ impl Engine {
         outcome
     }
 
+    /// Closes the store for the last handle. After a panic inside of it nothing is written any more, as after a kill:
+    /// its state cannot be trusted, and a second panic in a drop would end the process.
+    pub fn close_on_drop(&self) {
+        let trusted = self.state.try_healthy().is_some()
+            && self.maintenance.try_healthy().is_some()
+            && self.log.is_healthy();
+        if trusted {
+            let _ = self.close(Duration::ZERO);
+        } else {
+            self.background.stop();
+        }
+    }
+
     /// Waits until nothing is in flight, or for `wait`; returns how much was in flight at first.
     fn wait_for_flight(&self, wait: Duration) -> u64 {
         let until = Instant::now().checked_add(wait);

@@ -22,7 +22,7 @@ impl Engine {
     pub fn insert(&self, queue: &Arc<QueueShared>, payload: &[u8]) -> Result<u64> {
         self.check_size(payload.len())?;
         let lanes = [Lane { queue: queue.id, priority: 0 }];
-        let head = InsertHead::plain(self.now().wall_ms, queue.id, 0);
+        let head = InsertHead::plain(self.time.wall_ms(), queue.id, 0);
         let appended = HEADS.with_borrow_mut(|buffer| {
             buffer.clear();
             let info = head.encode_head(buffer);
@@ -50,7 +50,7 @@ impl Engine {
         }
         let lanes = [Lane { queue: queue.id, priority: 0 }];
         let mut head = Vec::new();
-        let info = InsertHead::plain(self.now().wall_ms, queue.id, 0).encode_head(&mut head);
+        let info = InsertHead::plain(self.time.wall_ms(), queue.id, 0).encode_head(&mut head);
         let run: Vec<Draft<'_>> =
             payloads.iter().map(|payload| Draft::insert(info, &head, payload, &lanes)).collect();
         let appended = self.append_insert(queue, &run)?;

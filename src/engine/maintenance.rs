@@ -76,11 +76,19 @@ impl Engine {
     /// Makes sure that the log can roll for `frames_bytes`.
     pub(super) fn prepare_for(&self, frames_bytes: u64, purpose: Purpose) -> Result<()> {
         let _maintenance = self.maintenance.lock();
-        while self.log.tail().next_prepared(frames_bytes, purpose).is_none() {
+        loop {
+            let wanted = {
+                let tail = self.log.tail();
+                if tail.next_prepared(frames_bytes, purpose).is_some() {
+                    return Ok(());
+                }
+                // One that is large enough is there, and the one to be left behind may be of any size.
+                let large = tail.next_prepared(frames_bytes, Purpose::Settle).is_some();
+                if large { 0 } else { frames_bytes }
+            };
             self.check_alive()?;
-            self.prepare(frames_bytes)?;
+            self.prepare(wanted)?;
         }
-        Ok(())
     }
 
     /// Cuts sealed segments to their end, once a sync has covered them. Crash window: cut or not, the last frame says

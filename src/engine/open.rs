@@ -34,9 +34,9 @@ use crate::format::position::Position;
 use crate::format::record::{Record, RecordError};
 use crate::lock::{Lock, Signal};
 use crate::log::{
-    Active, Lane, LaneIndex, Log, LogSettings, MemoryIndex, Segment, Start, Survey, Surveyed,
-    Verdict, file_bytes, frames, index_name, parse_index_name, parse_segment_name, prepare_file,
-    segment_name, survey, sync_prepared, verdict,
+    Active, LaneIndex, Log, LogSettings, MemoryIndex, ROLL_RESERVE, Segment, Start, Survey,
+    Surveyed, Verdict, file_bytes, frames, index_name, parse_index_name, parse_segment_name,
+    prepare_file, reuse_file, segment_name, survey, sync_prepared, verdict,
 };
 use crate::options::{Durability, Settings};
 use crate::random::Entropy;
@@ -206,13 +206,23 @@ impl Opening {
             let mut copies = [[0; HEADER_BYTES]; 2];
             for (copy, at) in copies.iter_mut().zip(HEADER_COPIES_AT) {
                 let left = len.saturating_sub(at as u64).min(HEADER_BYTES as u64) as usize;
-                file.read_at(at as u64, &mut copy[..left])?;
+                if left > 0 {
+                    file.read_at(at as u64, &mut copy[..left])?;
+                }
             }
             Ok(header::decode(&copies[0], &copies[1]))
         };
         read().map_err(|error| {
             Error::io("cannot read a segment's header", error).file(self.storage.path(&name))
         })
+    }
+
+    /// The length of segment file `number` if it was made ready and never used.
+    fn unused(&self, number: u32) -> Option<u64> {
+        let name = segment_name(number);
+        let len = self.files.iter().find(|(file, _)| *file == name).map(|(_, len)| *len)?;
+        let unused = matches!(self.header(number, len), Ok(HeaderFound::Unused));
+        (unused && len >= file_bytes(0)).then_some(len)
     }
 
     /// Reads everything and passes the verdict. Changes nothing.
@@ -235,11 +245,16 @@ impl Opening {
             None => Position::default(),
         };
         let clean = cursor.is_some_and(|(header, _)| header.clean) && bad_cursors.is_empty();
-        let mut damage = self.check_sealed(&mut replay.state, start.segment());
+        let mut damage = self.check_sealed(&mut replay.state, start.segment(), &known);
         let files = self.survey_tail(&replay.state, &headers, start, clean)?;
         let surveyed: Vec<Surveyed<'_>> = files
             .iter()
-            .map(|file| Surveyed { number: file.header.number, survey: &file.survey })
+            .map(|file| Surveyed {
+                number: file.header.number,
+                survey: &file.survey,
+                short: !clean && file.len < file.header.capacity.into(),
+                next_lost: file.survey.next.is_some_and(|next| self.unused(next).is_none()),
+            })
             .collect();
         let verdict = verdict(&surveyed, start, self.same_boot);
         if files.is_empty() && start.segment() != 0 {
@@ -256,7 +271,8 @@ impl Opening {
             verdict,
             replay,
         };
-        self.replay_tail(&mut found, &known)?;
+        let id_ceiling = cursor.filter(|_| !clean).map_or(0, |(header, _)| header.id_ceiling);
+        self.replay_tail(&mut found, &known, id_ceiling)?;
         // What is mapped must not be written to.
         found.files.iter_mut().for_each(|file| file.data = None);
         let seen = found.replay.next_id;
@@ -271,7 +287,7 @@ impl Opening {
     }
 
     /// Looks whether the sealed segments that the cursor names are there, and as long as they were.
-    fn check_sealed(&self, state: &mut State, active: u32) -> Vec<Damage> {
+    fn check_sealed(&self, state: &mut State, active: u32, known: &Known) -> Vec<Damage> {
         let mut damage = Vec::new();
         let mut missing = Vec::new();
         for (n, s) in state.segments.iter().enumerate() {
@@ -291,6 +307,8 @@ impl Opening {
             };
             if len.is_none() {
                 missing.push(number);
+            } else if known.contains(&(number, offset as u32)) {
+                continue;
             }
             damage.push(Damage {
                 file: self.storage.path(&name),
@@ -366,7 +384,8 @@ impl Opening {
     }
 
     /// Applies every record behind the cursor to the state, and indexes the segments that the log goes through.
-    fn replay_tail(&self, found: &mut Found, known: &Known) -> Result<()> {
+    /// What is lost at its end may have had any id below `id_ceiling`.
+    fn replay_tail(&self, found: &mut Found, known: &Known, id_ceiling: u64) -> Result<()> {
         let segments = found.verdict.segments.clone();
         for (n, &at) in segments.iter().enumerate() {
             let is_last = n + 1 == segments.len();
@@ -436,7 +455,7 @@ impl Opening {
             found.replayed_bytes += u64::from(end.saturating_sub(file.from));
             let path = self.storage.path(&segment_name(file.header.number));
             let behind = segments.get(n + 1).map(|&next| found.files[next].header.first_id);
-            let ids = gaps.finish(behind.unwrap_or(found.replay.next_id));
+            let ids = gaps.finish(behind.unwrap_or(found.replay.next_id.max(id_ceiling)), end);
             for (span, ids) in spans.iter().zip(ids) {
                 if !known.contains(&(file.header.number, span.start)) {
                     found.damage.push(describe(span, ids, &path));
@@ -627,7 +646,9 @@ impl Opening {
             let whole = file.survey.next.is_none()
                 && !found.verdict.cut_short
                 && file.header.capacity > 0
-                && u64::from(file.header.capacity) == file.len;
+                && u64::from(file.header.capacity) == file.len
+                // Where the frame that names the next segment is damaged, there is no room for another one.
+                && u64::from(found.end) + u64::from(ROLL_RESERVE) <= file.len;
             if n + 1 == count && whole {
                 last = Some((file.header.clone(), index));
             } else {
@@ -635,7 +656,7 @@ impl Opening {
                 seal(&mut found.replay.state, &file.header, end, index);
             }
         }
-        self.trim(&found.replay.state);
+        self.trim(&found.replay.state, last.as_ref().map(|(header, _)| header.number));
         let Some((header, index)) = last else {
             return Ok((self.begin_segment(found, settings, next_number)?, strays));
         };
@@ -662,9 +683,11 @@ impl Opening {
         Ok((active, strays))
     }
 
-    /// Cuts sealed segments to their end that the last process had no time to. Nothing is mapped yet.
-    fn trim(&self, state: &State) {
-        for segment in state.segments.iter().map(|s| &s.segment).filter(|s| s.is_sealed()) {
+    /// Cuts segments to their end that the last process had no time to, all but the `active` one. Nothing is mapped yet.
+    fn trim(&self, state: &State, active: Option<u32>) {
+        let sealed =
+            |segment: &&Arc<Segment>| segment.is_sealed() && Some(segment.number) != active;
+        for segment in state.segments.iter().map(|s| &s.segment).filter(sealed) {
             let (name, end) = (segment.name(), u64::from(segment.end()));
             if self.files.iter().any(|(file, len)| *file == name && *len > end) {
                 // One that stays too long costs space and nothing else.
@@ -679,14 +702,27 @@ impl Opening {
         settings: &LogSettings,
         next_number: &mut u32,
     ) -> Result<Active> {
-        let number = *next_number;
-        *next_number += 1;
         let bytes = file_bytes(0).max(settings.segment_bytes.into());
         // An open does not wait until zeros are on the disk: this one segment is only reserved.
         let settings = LogSettings { prepare: Prepare::Reserve, ..settings.clone() };
         let now = self.time.now().wall_ms;
-        let begin = || {
-            let prepared = prepare_file(&*self.storage, &settings, number, bytes, now)?;
+        // The log goes on where its last frame says, if that segment is still as it was made ready.
+        let last = found.verdict.segments.last().and_then(|&at| found.files[at].survey.next);
+        let named = last.and_then(|number| Some((number, self.unused(number)?)));
+        let number = named.map_or(*next_number, |(number, _)| number);
+        let mut begin = || {
+            let prepared = match named {
+                Some((_, len)) => {
+                    let name = segment_name(number);
+                    // A header that a kill cut off may have left bytes.
+                    self.rewrite(&name, 0, 0, u64::from(FRAMES_START).min(len))?;
+                    reuse_file(&*self.storage, &settings, number, len, now)?
+                }
+                None => {
+                    *next_number += 1;
+                    prepare_file(&*self.storage, &settings, number, bytes, now)?
+                }
+            };
             sync_prepared(&*self.storage, &prepared)?;
             let active = Active::begin(prepared, found.next_id);
             active.file.sync_data()?;
@@ -707,8 +743,8 @@ impl Opening {
     fn recount(&self, state: &mut State, active: &Active) -> Result<()> {
         for s in &state.segments {
             if s.segment.is_sealed() && s.segment.index().is_none() {
-                let (index, damage) =
-                    read::load_index(&*self.storage, &s.segment).map_err(|error| {
+                let (index, damage) = read::load_index(&*self.storage, &s.segment, s.id_end)
+                    .map_err(|error| {
                         Error::io("cannot read a segment", error)
                             .file(self.storage.path(&s.segment.name()))
                     })?;
@@ -716,44 +752,8 @@ impl Opening {
                 state.damage.extend(damage);
             }
         }
-        for queue in state.queues.values_mut() {
-            queue.settled_balance = 0;
-        }
-        for at in 0..state.segments.len() {
-            let segment = state.segments[at].segment.clone();
-            let Some(index) = segment.index() else { continue };
-            state.segments[at].messages = index.messages();
-            for (lane, count) in index.lanes() {
-                for k in 0..count {
-                    let Some((delta, _)) = index.entry(lane, k) else { break };
-                    self.recount_message(state, at, lane, delta, 1);
-                }
-            }
-        }
-        if let Some(at) = super::lane::find(&state.segments, active.segment.number) {
-            for (lane, slots) in active.index.all_lanes() {
-                for (delta, _) in slots {
-                    self.recount_message(state, at, lane, *delta, 0);
-                }
-            }
-        }
-        state.reclaimable = true;
+        state.recount(active.segment.number, &active.index);
         Ok(())
-    }
-
-    /// Counts a message that is not deleted. Those of the active segment are `counted` elsewhere, so that of them the
-    /// deleted ones are taken off. A message of a queue that is gone is deleted.
-    fn recount_message(&self, state: &mut State, at: usize, lane: Lane, delta: u32, counted: i64) {
-        let deleted = state.segments[at].acks.contains(delta);
-        match state.queues.get_mut(&lane.queue) {
-            Some(queue) => {
-                queue.add_lane(lane.priority, 0);
-                queue.settled_balance += if deleted { counted - 1 } else { counted };
-            }
-            None => {
-                state.segments[at].acks.insert(delta);
-            }
-        }
     }
 }
 
@@ -837,7 +837,9 @@ impl Engine {
             let mut copies = [[0; HEADER_BYTES]; 2];
             for (copy, at) in copies.iter_mut().zip(HEADER_COPIES_AT) {
                 let left = file.len()?.saturating_sub(at as u64).min(HEADER_BYTES as u64);
-                file.read_at(at as u64, &mut copy[..left as usize])?;
+                if left > 0 {
+                    file.read_at(at as u64, &mut copy[..left as usize])?;
+                }
             }
             Ok(match header::decode(&copies[0], &copies[1]) {
                 HeaderFound::Header { header, .. } => header.store != self.store_id,

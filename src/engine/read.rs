@@ -59,19 +59,51 @@ impl Engine {
         Error::io("cannot read a segment", error).file(self.storage.path(&segment.name()))
     }
 
-    /// Loads the index of a sealed segment: from its file, or by walking the segment.
+    /// Loads the index of a sealed segment: from its file, or by walking the segment. If that finds damage, messages
+    /// that were counted may be gone, so all are counted anew.
     pub(super) fn load_index(&self, segment: &Arc<Segment>) -> Result<()> {
-        if segment.index().is_some() {
-            return Ok(());
-        }
-        let (index, damage) =
-            load_index(&*self.storage, segment).map_err(|error| self.unreadable(segment, error))?;
-        segment.set_index(index);
-        if !damage.is_empty() {
-            quarantine(&*self.storage, &damage, self.now().wall_ms);
-            self.lock_state().damage.extend(damage);
+        let mut damaged = self.load_one_index(segment)?;
+        while damaged {
+            let missing = {
+                let mut state = self.lock_open()?;
+                let mut tail = self.log.tail();
+                state.absorb(&mut tail);
+                let sealed = state.segments.iter().map(|s| &s.segment).filter(|s| s.is_sealed());
+                let missing = sealed.cloned().find(|segment| segment.index().is_none());
+                if missing.is_none()
+                    && let Some(active) = tail.active()
+                {
+                    state.recount(active.segment.number, &active.index);
+                }
+                missing
+            };
+            match missing {
+                Some(segment) => drop(self.load_one_index(&segment)?),
+                None => damaged = false,
+            }
         }
         Ok(())
+    }
+
+    /// Whether damage was found.
+    fn load_one_index(&self, segment: &Arc<Segment>) -> Result<bool> {
+        if segment.index().is_some() {
+            return Ok(false);
+        }
+        let id_end = {
+            let state = self.lock_open()?;
+            let at = super::lane::find(&state.segments, segment.number);
+            at.map_or(segment.first_id, |at| state.segments[at].id_end)
+        };
+        let (index, damage) = load_index(&*self.storage, segment, id_end)
+            .map_err(|error| self.unreadable(segment, error))?;
+        segment.set_index(index);
+        if damage.is_empty() {
+            return Ok(false);
+        }
+        quarantine(&*self.storage, &damage, self.now().wall_ms);
+        self.lock_state().damage.extend(damage);
+        Ok(true)
     }
 }
 
@@ -104,10 +136,12 @@ fn read_verified(
     })
 }
 
-/// The index of a sealed segment, and the damage that was found while it was made anew.
+/// The index of a sealed segment, and the damage that was found while it was made anew. No message of it has the id
+/// `id_end` or a higher one.
 pub(super) fn load_index(
     storage: &dyn Storage,
     segment: &Segment,
+    id_end: u64,
 ) -> io::Result<(LaneIndex, Vec<Damage>)> {
     let end = segment.end();
     let from_file = storage
@@ -123,13 +157,13 @@ pub(super) fn load_index(
         Ok(data) => data,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let what = "the segment is missing".to_owned();
-            let ids = segment.first_id..segment.first_id;
+            let ids = segment.first_id..id_end;
             let damage = Damage { file, offset: 0, bytes: 0, ids, what };
             return Ok((LaneIndex::Memory(MemoryIndex::default()), vec![damage]));
         }
         Err(error) => return Err(error),
     };
     let bytes = data.get(0..data.published().min(u64::from(end))).unwrap_or_default();
-    let (index, damage) = build_index(bytes, segment, end, &file);
+    let (index, damage) = build_index(bytes, segment, end, id_end, &file);
     Ok((LaneIndex::Memory(index), damage))
 }

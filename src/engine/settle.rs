@@ -419,7 +419,7 @@ impl Engine {
         };
     }
 
-    /// Deletes a message whose bytes are damaged or cannot be found, and reports it.
+    /// Deletes a message whose bytes are damaged, and reports it; one that is in no index is only forgotten.
     pub(super) fn drop_damaged(
         &self,
         queue: &Arc<QueueShared>,
@@ -442,6 +442,13 @@ impl Engine {
             let now = self.now();
             let mut state = self.lock_state();
             if state.is_deleted(id) && !queue_mut(&mut state, queue)?.touched.contains(id) {
+                return Ok(());
+            }
+            if at.is_none() {
+                // Nothing counts it, and so nothing may count it as deleted.
+                queue_mut(&mut state, queue)?.touched.remove(id);
+                state.damaged_messages += 1;
+                state.damage.push(damage);
                 return Ok(());
             }
             match self.append_delete(queue.id, &[id], now) {

@@ -3,7 +3,7 @@
 //! Everything here is memory. Changes of a message's state are made together with the append of their record,
 //! under this lock, so that the log and this state never disagree about the order of things.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::cursor::AckSet;
 use crate::dispatch::QueueState;
 use crate::format::position::Position;
 use crate::lock::Signal;
-use crate::log::{Lane, LaneIndex, Log, Sealed, Segment, Tail};
+use crate::log::{Lane, LaneIndex, Log, MemoryIndex, Sealed, Segment, Tail};
 use crate::options::{Durability, QueueOptions};
 use crate::report::Damage;
 
@@ -225,6 +225,52 @@ impl State {
                 queue.settled_balance += count as i64;
             }
         }
+    }
+
+    /// Counts all messages anew, after damage that has made some of them vanish. Every sealed segment must have its
+    /// index; `index` is that of the active one, number `active`.
+    ///
+    /// Ensures: what is touched or deleted is in an index, so that [`SegmentState::live`] never counts too few.
+    pub fn recount(&mut self, active: u32, index: &MemoryIndex) {
+        for queue in self.queues.values_mut() {
+            queue.settled_balance = 0;
+        }
+        let mut touched = HashSet::new();
+        for s in &mut self.segments {
+            let is_active = s.segment.number == active;
+            let messages = match s.segment.index().filter(|_| !is_active) {
+                Some(index) => index.all(),
+                None if is_active => index.all(),
+                None => continue,
+            };
+            let old = std::mem::take(&mut s.acks);
+            for &(lane, delta) in &messages {
+                let id = s.segment.first_id + u64::from(delta);
+                let Some(queue) = self.queues.get_mut(&lane.queue) else {
+                    // A message of a queue that is gone is deleted.
+                    s.acks.insert(delta);
+                    continue;
+                };
+                queue.add_lane(lane.priority, 0);
+                if old.contains(delta) {
+                    s.acks.insert(delta);
+                    // Those of the active segment are counted there.
+                    queue.settled_balance -= i64::from(is_active);
+                } else {
+                    queue.settled_balance += i64::from(!is_active);
+                    if queue.touched.contains(id) {
+                        touched.insert(id);
+                    }
+                }
+            }
+            s.messages = messages.len() as u64;
+        }
+        for queue in self.queues.values_mut() {
+            let all = queue.touched.range(..).map(|(id, _)| id);
+            let gone: Vec<u64> = all.filter(|id| !touched.contains(id)).collect();
+            gone.into_iter().for_each(|id| drop(queue.touched.remove(id)));
+        }
+        self.reclaimable = true;
     }
 
     /// The segment that holds message `id`, if it is still there.

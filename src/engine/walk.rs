@@ -52,10 +52,16 @@ impl Gaps {
         }
     }
 
-    /// The ids of each span, where no message behind them has a lower id than `id_end`.
-    pub fn finish(mut self, id_end: u64) -> Vec<Range<u64>> {
+    /// The ids of each span, where no message behind `end` has a lower id than `id_end`. A span before `end` has lost no
+    /// more messages than it has bytes.
+    pub fn finish(mut self, id_end: u64, end: u32) -> Vec<Range<u64>> {
         self.pass(u32::MAX);
         self.close(id_end);
+        for (ids, (span_start, span_end)) in self.ids.iter_mut().zip(&self.spans) {
+            if *span_end < end {
+                ids.end = ids.end.min(ids.start + u64::from(span_end - span_start));
+            }
+        }
         self.ids
     }
 }
@@ -87,11 +93,13 @@ pub(super) fn index_insert(
     Some(first..first + lanes.len() as u64)
 }
 
-/// The index of a sealed segment from its bytes, by the headers of its frames.
+/// The index of a sealed segment from its bytes, by the headers of its frames. No message of it has the id `id_end` or
+/// a higher one.
 pub(super) fn build_index(
     bytes: &[u8],
     segment: &Segment,
     end: u32,
+    id_end: u64,
     file: &Path,
 ) -> (MemoryIndex, Vec<Damage>) {
     let found = survey(bytes, &segment.seed, FRAMES_START, end);
@@ -108,7 +116,7 @@ pub(super) fn build_index(
             gaps.found(offset, ids);
         }
     });
-    let ids = gaps.finish(segment.first_id);
+    let ids = gaps.finish(id_end, end);
     let damage = spans.iter().zip(ids).map(|(span, ids)| describe(span, ids, file)).collect();
     (index, damage)
 }

@@ -27,7 +27,7 @@ use crate::random::Entropy;
 use crate::storage::{File, Prepare, Storage};
 
 /// Kept free at the end of a segment for the frame that names the next one, with a mark.
-pub(super) const ROLL_RESERVE: u32 = 40;
+pub(crate) const ROLL_RESERVE: u32 = 40;
 
 /// Segments that the appender may be ahead of the last cursor; beyond that an append waits for a checkpoint.
 pub(super) const SEGMENTS_AHEAD_MAX: usize = 4;
@@ -152,8 +152,29 @@ pub(crate) fn prepare_file(
     bytes: u64,
     created_at: u64,
 ) -> io::Result<Prepared> {
-    let capacity = u32::try_from(bytes).map_err(io::Error::other)?;
     let file = storage.create(&segment_name(number), bytes, settings.prepare)?;
+    prepared(file, settings, number, bytes, created_at)
+}
+
+/// A file that was prepared before and never used, and holds nothing but zeros.
+pub(crate) fn reuse_file(
+    storage: &dyn Storage,
+    settings: &LogSettings,
+    number: u32,
+    bytes: u64,
+    created_at: u64,
+) -> io::Result<Prepared> {
+    prepared(storage.open(&segment_name(number))?, settings, number, bytes, created_at)
+}
+
+fn prepared(
+    file: Arc<dyn File>,
+    settings: &LogSettings,
+    number: u32,
+    bytes: u64,
+    created_at: u64,
+) -> io::Result<Prepared> {
+    let capacity = u32::try_from(bytes).map_err(io::Error::other)?;
     let header = Header {
         store: settings.store,
         number,
@@ -198,6 +219,11 @@ impl Log {
 
     pub fn tail(&self) -> Guard<'_, Tail> {
         self.tail.lock()
+    }
+
+    /// Whether no thread has panicked in the middle of an append.
+    pub fn is_healthy(&self) -> bool {
+        self.tail.try_healthy().is_some()
     }
 
     pub fn is_poisoned(&self) -> bool {

@@ -53,6 +53,11 @@ impl MemoryIndex {
         self.messages
     }
 
+    /// Every message: its lane, and its id less the segment's first one.
+    pub fn all(&self) -> Vec<(Lane, u32)> {
+        self.all_lanes().flat_map(|(lane, slots)| slots.iter().map(move |s| (lane, s.0))).collect()
+    }
+
     /// The content of the `.idx` file.
     pub fn encode(&self, number: u32, salt: u64, end: u32) -> Vec<u8> {
         let mut lanes: Vec<(Lane, &[Slot])> =
@@ -126,6 +131,14 @@ impl LaneIndex {
                 lanes.map(|(queue, priority, n)| (Lane { queue, priority }, n)).collect()
             }
         }
+    }
+
+    /// Every message: its lane, and its id less the segment's first one.
+    pub fn all(&self) -> Vec<(Lane, u32)> {
+        let lanes = self.lanes().into_iter();
+        let lane =
+            |(lane, count)| (0..count).filter_map(move |k| Some((lane, self.entry(lane, k)?.0)));
+        lanes.flat_map(lane).collect()
     }
 
     /// Messages in all lanes.

@@ -21,6 +21,11 @@ use crate::format::position::Position;
 pub(crate) struct Surveyed<'a> {
     pub number: u32,
     pub survey: &'a Survey,
+    /// The file is shorter than it was made, and no frame says that it was cut to its end.
+    pub short: bool,
+    /// The file that its last frame names is not what it was when that frame was written: durable, whole, and holding
+    /// a segment or nothing.
+    pub next_lost: bool,
 }
 
 /// Damage in a segment.
@@ -61,7 +66,7 @@ pub(crate) fn verdict(segments: &[Surveyed<'_>], proof: Position, same_boot: boo
     let proof = marks.map_or(proof, |mark| mark.max(proof));
     let mut verdict = Verdict::default();
     let mut at = 0;
-    while let Some(Surveyed { number, survey }) = segments.get(at) {
+    while let Some(Surveyed { number, survey, .. }) = segments.get(at) {
         verdict.segments.push(at);
         verdict.end = survey.end;
         verdict.ends_in_damage = false;
@@ -95,10 +100,15 @@ pub(crate) fn verdict(segments: &[Surveyed<'_>], proof: Position, same_boot: boo
         // What is proven beyond the end is gone, unless it is only the start of a segment that holds nothing yet.
         let next_start = segments[last].survey.next.map(|next| Position::new(next, FRAMES_START));
         let reached = next_start.unwrap_or(Position::new(number, verdict.end));
-        if reached < proof {
+        let Surveyed { short, next_lost, .. } = segments[last];
+        if reached < proof || (short && next_start.is_none()) {
             verdict.cut_short = true;
             let end = if proof.segment() == number { proof.offset() } else { verdict.end };
+            let end = end.max(verdict.end);
             verdict.damage(last, verdict.end, end, "the end of the log is missing");
+        } else if next_start.is_some() && next_lost {
+            let what = "the segment in which the log goes on is missing";
+            verdict.damage(last, verdict.end, verdict.end, what);
         }
     }
     verdict
@@ -149,10 +159,32 @@ mod tests {
         BadSpan { start, end, fault, followed }
     }
 
+    fn surveyed(surveys: &[(u32, Survey)]) -> Vec<Surveyed<'_>> {
+        let whole = |(number, survey)| Surveyed { number, survey, short: false, next_lost: false };
+        surveys.iter().map(|(number, survey)| (*number, survey)).map(whole).collect()
+    }
+
     fn judge(surveys: &[(u32, Survey)], proof: Position, same_boot: bool) -> Verdict {
-        let segments: Vec<Surveyed<'_>> =
-            surveys.iter().map(|(number, survey)| Surveyed { number: *number, survey }).collect();
-        verdict(&segments, proof, same_boot)
+        verdict(&surveyed(surveys), proof, same_boot)
+    }
+
+    #[test]
+    fn a_file_that_was_cut_off_is_damage_though_nothing_proves_its_end() {
+        let surveys = [(3, whole(5000, None))];
+        let mut segments = surveyed(&surveys);
+        segments[0].short = true;
+        let verdict = verdict(&segments, Position::new(3, 4500), false);
+        assert!(verdict.cut_short);
+        assert_eq!((verdict.damaged[0].start, verdict.damaged[0].end), (5000, 5000));
+    }
+
+    #[test]
+    fn a_named_segment_that_is_missing_is_damage_though_nothing_proves_its_content() {
+        let surveys = [(3, whole(5000, Some(4)))];
+        let mut segments = surveyed(&surveys);
+        segments[0].next_lost = true;
+        let verdict = verdict(&segments, Position::new(3, 4500), false);
+        assert_eq!(verdict.damaged[0].what, "the segment in which the log goes on is missing");
     }
 
     fn with_bad(span: BadSpan) -> Survey {

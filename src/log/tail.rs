@@ -98,13 +98,13 @@ impl Active {
 
     /// Copies a run that is known to fit.
     ///
-    /// Ensures: the first word of the run's first frame is stored after everything else of the run, and nothing
-    /// is published or indexed before it.
+    /// Ensures: the frames become whole one after the other, each by its first word, so that a kill leaves a run
+    /// without its last frame, which does not count, and never a hole with frames behind it. Nothing is published or
+    /// indexed before the last of them is whole.
     pub fn write_run(&mut self, run: &[Draft<'_>], mark: Option<Position>, first_id: u64) {
         let start = self.offset;
         let mut at = start;
         let mut id = first_id;
-        let mut first_word = 0;
         for (n, draft) in run.iter().enumerate() {
             let delta = (id - self.segment.first_id) as u32;
             let envelope = Envelope {
@@ -123,15 +123,10 @@ impl Active {
             if !draft.payload.is_empty() {
                 self.writer.write(body_at + draft.head.len() as u64, draft.payload);
             }
-            if n == 0 {
-                first_word = encoded.first_word();
-            } else {
-                self.writer.store_word(u64::from(at), encoded.first_word());
-            }
+            self.writer.store_word(u64::from(at), encoded.first_word());
             at += envelope.total_bytes() as u32;
             id += draft.lanes.len() as u64;
         }
-        self.writer.store_word(u64::from(start), first_word);
         self.writer.publish(u64::from(at));
         self.offset = at;
         self.index_run(run, mark.is_some(), start, first_id);

@@ -56,7 +56,7 @@ pub struct Message {
     pub token: u64,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
     pub max_attempts: Option<u32>,
     pub dead_letter: Option<&'static str>,
@@ -258,7 +258,7 @@ impl World {
         self.advance(name, Time { mono: 0, wall });
         loop {
             if let Some(id) = self.queue(name).first_exhausted() {
-                let new_id = UNKNOWN_ID + self.live() as u64 * 2 + seen.moved;
+                let new_id = UNKNOWN_ID + seen.moved;
                 seen.moved += 1;
                 self.retire(name, id, new_id);
                 continue;
@@ -278,6 +278,9 @@ impl World {
         }
     }
 }
+
+/// The queue that dead letters go to.
+pub const DEAD: &str = "dead";
 
 /// Ids from here on stand for those that a recovered store gives out itself.
 const UNKNOWN_ID: u64 = 1 << 60;

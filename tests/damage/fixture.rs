@@ -95,16 +95,14 @@ impl Script {
         delivery.bury("no use").unwrap();
     }
 
-    /// Moves a message to the dead letter queue, where it has another id.
-    fn move_to(&mut self, queue: &Queue, dead: &Queue) {
+    /// Moves a message to the dead letter queue, where it has the next id.
+    fn bury_elsewhere(&mut self, queue: &Queue) {
         let delivery = self.get(queue);
-        let (old, payload) = (delivery.id().as_u64(), delivery.payload().to_vec());
+        let payload = delivery.payload().to_vec();
+        self.deleted.insert(delivery.id().as_u64());
         delivery.bury("no use").unwrap();
-        self.store.sync().unwrap();
-        let moved = dead.peek().unwrap().expect("it was moved");
-        assert_eq!(moved.payload(), payload);
-        self.deleted.insert(old);
-        self.inserted.insert(moved.id().as_u64(), payload);
+        let last = self.inserted.last_key_value().map_or(0, |(id, _)| *id);
+        self.inserted.insert(last + 1, payload);
     }
 
     fn maintain(&self) {
@@ -186,7 +184,6 @@ fn covered_by_a_cursor(script: &mut Script, clock: &Clock) {
     let now = QueueOptions::new().backoff(Backoff::Fixed(Duration::ZERO));
     let jobs = store.declare("jobs", now.clone()).unwrap();
     let mail = store.declare("mail", now.dead_letter("dead")).unwrap();
-    let dead = store.queue("dead").unwrap();
     let gone = store.queue("gone").unwrap();
     script.insert(&gone, 20);
     script.delete(&gone);
@@ -201,7 +198,7 @@ fn covered_by_a_cursor(script: &mut Script, clock: &Clock) {
         script.delete(&mail);
     }
     script.bury(&jobs);
-    script.move_to(&mail, &dead);
+    script.bury_elsewhere(&mail);
     script.get(&jobs).fail_after("later", Duration::from_secs(600)).unwrap();
     script.maintain();
     for _ in 0..2 {
@@ -218,12 +215,11 @@ fn covered_by_a_cursor(script: &mut Script, clock: &Clock) {
 fn behind_the_cursor(script: &mut Script, clock: &Clock) {
     let store = script.store.clone();
     let (jobs, mail) = (store.queue("jobs").unwrap(), store.queue("mail").unwrap());
-    let dead = store.queue("dead").unwrap();
     let late = store.queue("late").unwrap();
     script.delete(&jobs);
     script.insert(&late, 12);
     script.insert_batch(&mail, 3);
-    script.move_to(&mail, &dead);
+    script.bury_elsewhere(&mail);
     script.delete(&mail);
     script.insert(&jobs, 50_000);
     script.insert(&jobs, 100);

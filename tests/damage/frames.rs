@@ -15,16 +15,10 @@ pub struct Frame {
 
 const INSERT: u8 = 1;
 const DELETE: u8 = 2;
-const DECLARE: u8 = 4;
-const REMOVE: u8 = 5;
 
 impl Frame {
     pub fn is_delete(&self) -> bool {
         self.kind == DELETE
-    }
-
-    pub fn is_catalog(&self) -> bool {
-        matches!(self.kind, DECLARE | REMOVE)
     }
 }
 

@@ -41,7 +41,11 @@ impl Orders {
         Some(Orders {
             round: lines.next()?.parse().ok()?,
             seed: lines.next()?.parse().ok()?,
-            durability: if lines.next()? == "true" { Durability::Sync } else { Durability::Process },
+            durability: if lines.next()? == "true" {
+                Durability::Sync
+            } else {
+                Durability::Process
+            },
             dir: lines.next()?.into(),
             journals: lines.next()?.into(),
         })
@@ -133,7 +137,8 @@ impl Producer {
             self.inserted += count;
             return Ok(());
         }
-        let record = Record { count: count as u16, key: first, ..Record::new(Kind::Inserting, queue) };
+        let record =
+            Record { count: count as u16, key: first, ..Record::new(Kind::Inserting, queue) };
         self.journal.write(&[record]);
         let handle = &self.queues[queue as usize];
         let id = match payloads.as_slice() {
@@ -173,7 +178,8 @@ impl Consumer {
     fn get(&mut self, n: usize) -> Result<()> {
         let (number, queue) = &self.queues[n];
         let count = if self.random.below(4) == 0 { 1 + self.random.below(8) } else { 1 };
-        self.journal.write(&[Record { count: count as u16, ..Record::new(Kind::Getting, *number) }]);
+        self.journal
+            .write(&[Record { count: count as u16, ..Record::new(Kind::Getting, *number) }]);
         let deliveries = queue.get_batch(count as usize, Duration::from_millis(5))?;
         let mut records: Vec<Record> = deliveries.iter().map(|d| got(*number, d)).collect();
         let got = records.clone();

@@ -107,7 +107,11 @@ impl Inode {
     pub(super) fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let content = self.content();
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let bytes = content.get(start..).and_then(|rest| rest.get(..buf.len()));
+        let bytes = match buf {
+            // Nothing can be read anywhere, also beyond the end.
+            [] => Some(&[][..]),
+            _ => content.get(start..).and_then(|rest| rest.get(..buf.len())),
+        };
         buf.copy_from_slice(bytes.ok_or(ErrorKind::UnexpectedEof)?);
         Ok(())
     }

@@ -1,0 +1,94 @@
+//! Simulated crashes: a long run of operations on a simulated disk is cut off after every storage operation, by
+//! killing the process and by power cuts that keep different sectors, and what is found on reopening is held against
+//! what had been promised. A sample of the recoveries is cut off again, and a sample of those once more.
+//!
+//! The parts: `world` is the model, `workload` runs the operations on store and model and takes the forks, `check`
+//! opens a fork and compares, `faults` makes the disk fail instead.
+//!
+//! `MILLPOND_CRASH_SEEDS=n` runs n workloads of each kind instead of one (the first is always the same), and
+//! `MILLPOND_CRASH_FIRST=s` begins with seed s.
+
+mod check;
+mod operations;
+mod run;
+mod workload;
+mod world;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use millpond::Durability;
+
+use check::Counts;
+use run::{Plan, run};
+
+const OPERATIONS: usize = 2200;
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// Runs a plan for each seed that was asked for, and prints what was visited.
+fn run_all(name: &str, plan: &Plan) {
+    let first = number("MILLPOND_CRASH_FIRST", 1);
+    for seed in first..first + number("MILLPOND_CRASH_SEEDS", 1) {
+        let counts = Arc::new(Counts::default());
+        let coverage = run(name, plan, seed, &counts);
+        let [once, twice] = &counts.in_recovery;
+        println!(
+            "{name}, seed {seed}: {} operations, {} storage operations; {} states: {} killed, {} power cuts, \
+             {} cut again while recovering, {} a third time; {coverage:?}",
+            plan.operations,
+            coverage.storage_operations,
+            counts.total(),
+            counts.kills.load(Ordering::Relaxed),
+            counts.power_cuts.load(Ordering::Relaxed),
+            once.load(Ordering::Relaxed),
+            twice.load(Ordering::Relaxed),
+        );
+        assert!(coverage.segments > 8, "{name}, seed {seed}: the log hardly rolled: {coverage:?}");
+        assert!(coverage.removed_segments > 4, "{name}, seed {seed}: {coverage:?}");
+        assert!(coverage.indexes > 4, "{name}, seed {seed}: {coverage:?}");
+        assert!(coverage.cursors > 20, "{name}, seed {seed}: {coverage:?}");
+    }
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_cut_after_any_storage_operation() {
+    run_all(
+        "all synced",
+        &Plan {
+            durability: Durability::Sync,
+            delete_durability: Durability::Sync,
+            operations: OPERATIONS,
+            power_cuts: 4,
+        },
+    );
+}
+
+#[test]
+fn deletes_that_no_sync_has_covered_may_come_back_after_a_power_cut_and_nothing_else() {
+    run_all(
+        "synced inserts",
+        &Plan {
+            durability: Durability::Sync,
+            delete_durability: Durability::Interval(Duration::from_secs(1)),
+            operations: OPERATIONS,
+            power_cuts: 3,
+        },
+    );
+}
+
+#[test]
+fn without_syncs_a_power_cut_leaves_a_prefix_of_what_was_done() {
+    run_all(
+        "unsynced",
+        &Plan {
+            durability: Durability::Process,
+            delete_durability: Durability::Process,
+            operations: OPERATIONS,
+            power_cuts: 3,
+        },
+    );
+}

@@ -1,0 +1,328 @@
+//! The operations: each is done to the store and to the model, and while it runs the disk is forked after every
+//! storage operation. What the forks may hold is known once it has returned: the state before it, after it, or
+//! between two of its records.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use millpond::testing::{Clock, Disk, step};
+use millpond::{Delivery, Durability, Store};
+
+use super::check::{Checker, Crash, Fork, Promises, mix, words};
+use super::run::{Job, Plan};
+use super::world::{DEAD, Place, Rules, Time, World};
+
+pub type Outcome<T> = Result<T, String>;
+
+/// Whether an operation has made durable all that was done before it returned.
+pub type Durable = bool;
+
+pub const QUEUES: [&str; 3] = ["a", "b", DEAD];
+
+/// What the run has come across.
+#[derive(Debug, Default)]
+pub struct Coverage {
+    pub storage_operations: u64,
+    pub segments: usize,
+    pub removed_segments: usize,
+    pub indexes: usize,
+    pub cursors: usize,
+    pub crashes: usize,
+    pub reopens: usize,
+    pub dead_letters: usize,
+    pub inserted: usize,
+}
+
+/// A delivery that the workload has not settled yet.
+pub struct Held {
+    pub delivery: Delivery,
+    pub queue: &'static str,
+    pub id: u64,
+    pub token: u64,
+}
+
+pub struct Random(u64);
+
+impl Random {
+    pub fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        (mix(self.0) >> 8) as usize % end
+    }
+}
+
+pub struct Workload<'a> {
+    pub plan: &'a Plan,
+    pub random: Random,
+    pub world: World,
+    pub held: Vec<Held>,
+    /// The id that the next message must get; None after a crash, which leaves some out.
+    pub next_id: Option<u64>,
+    pub highest_id: u64,
+    pub tokens: u64,
+    pub coverage: Coverage,
+    checker: &'a Checker,
+    jobs: SyncSender<Job>,
+    disk: Disk,
+    clock: Clock,
+    time: Time,
+    store: Option<Store>,
+    since_durable: Vec<Arc<World>>,
+    forks: Arc<Mutex<Vec<Fork>>>,
+    files: BTreeSet<String>,
+    newborn: bool,
+}
+
+impl<'a> Workload<'a> {
+    pub fn new(
+        plan: &'a Plan,
+        seed: u64,
+        checker: &'a Checker,
+        jobs: SyncSender<Job>,
+    ) -> Workload<'a> {
+        let clock = Clock::new();
+        let time = Time { mono: 0, wall: 1_700_000_000_000 };
+        clock.set_wall_ms(time.wall);
+        Workload {
+            plan,
+            random: Random(seed.wrapping_mul(0xa076_1d64_78bd_642f)),
+            world: World::default(),
+            held: Vec::new(),
+            next_id: None,
+            highest_id: 0,
+            tokens: 0,
+            coverage: Coverage::default(),
+            checker,
+            jobs,
+            disk: Disk::new(),
+            clock,
+            time,
+            store: None,
+            since_durable: vec![Arc::default()],
+            forks: Arc::default(),
+            files: BTreeSet::new(),
+            newborn: true,
+        }
+    }
+
+    /// Runs the whole plan, or until somebody says to stop.
+    pub fn run(&mut self, stop: &AtomicBool) -> Outcome<Coverage> {
+        self.watch();
+        self.operate("open", Self::open)?;
+        self.newborn = false;
+        let rules = Rules { max_attempts: Some(3), lease_ms: 10_000, ..Rules::default() };
+        self.operate("declare a", |run| run.declare("a", Rules { backoff_ms: 50, ..rules }))?;
+        let rules = Rules { max_attempts: Some(2), dead_letter: Some(DEAD), ..Rules::default() };
+        self.operate("declare b", |run| run.declare("b", Rules { backoff_ms: 0, ..rules }))?;
+        self.operate("insert", |run| run.insert("a"))?;
+        for n in 0..self.plan.operations {
+            if stop.load(Ordering::Acquire) {
+                break;
+            }
+            self.perform_any().map_err(|why| format!("operation {n}: {why}"))?;
+        }
+        self.reopen()?;
+        self.coverage.storage_operations += self.disk.operations();
+        Ok(std::mem::take(&mut self.coverage))
+    }
+
+    /// Does one operation and hands over the forks that were taken meanwhile.
+    pub fn operate(
+        &mut self,
+        what: &str,
+        operation: impl FnOnce(&mut Self) -> Outcome<Durable>,
+    ) -> Outcome<()> {
+        let before = self.since_durable.len() - 1;
+        let outcome = operation(self).map_err(|why| format!("{what}: {why}"));
+        let forks = std::mem::take(&mut *self.forks.lock().unwrap());
+        if outcome.is_ok() && !forks.is_empty() {
+            let promises = self.promises(before);
+            let origin: Arc<str> = what.into();
+            for fork in forks {
+                let (promises, origin) = (promises.clone(), origin.clone());
+                let job = Job { fork, promises, origin };
+                self.jobs.send(job).map_err(|_| "nobody checks any more".to_owned())?;
+            }
+        }
+        if outcome? {
+            self.since_durable.drain(..self.since_durable.len() - 1);
+        }
+        Ok(())
+    }
+
+    fn promises(&self, since_acknowledged: usize) -> Promises {
+        Promises {
+            since_durable: self.since_durable.as_slice().into(),
+            since_acknowledged,
+            highest_id: self.highest_id,
+            wall_ms: self.time.wall,
+            newborn: self.newborn,
+        }
+    }
+
+    /// The model has reached a state that the log describes.
+    pub fn note(&mut self) {
+        self.since_durable.push(Arc::new(self.world.clone()));
+    }
+
+    /// Whether the message was there when all was last durable.
+    pub fn is_durable(&self, queue: &str, id: u64) -> bool {
+        let queue = self.since_durable.first().and_then(|world| world.queues.get(queue));
+        queue.is_some_and(|queue| queue.messages.contains_key(&id))
+    }
+
+    pub fn store(&self) -> &Store {
+        self.store.as_ref().expect("the store is open between operations")
+    }
+
+    pub fn queue(&self, name: &str) -> Outcome<millpond::Queue> {
+        words(self.store().find(name), "find")?.ok_or_else(|| format!("queue {name} is gone"))
+    }
+
+    pub fn time(&self) -> Time {
+        self.time
+    }
+
+    pub fn inserts_are_synced(&self) -> bool {
+        self.plan.durability == Durability::Sync
+    }
+
+    pub fn deletes_are_synced(&self) -> bool {
+        self.plan.delete_durability == Durability::Sync
+    }
+
+    /// Forks the disk after every storage operation from now on.
+    fn watch(&mut self) {
+        let forks = self.forks.clone();
+        let (base, cuts) = (self.coverage.storage_operations, self.plan.power_cuts);
+        self.disk.on_operation(Some(Box::new(move |disk, number| {
+            let operation = base + number;
+            let seeds = (0..cuts).map(|n| if n < 2 { n } else { mix(operation << 4 | n) });
+            let crashes = seeds.map(Crash::PowerCut).chain([Crash::Kill]);
+            let forked = crashes.map(|crash| Fork {
+                disk: crash.apply(disk),
+                crash,
+                unsynced: crash == Crash::Kill,
+                operation,
+                level: 0,
+            });
+            forks.lock().unwrap().extend(forked);
+        })));
+    }
+
+    fn open(&mut self) -> Outcome<Durable> {
+        let store = words(self.plan.options().open_simulated(&self.disk, &self.clock), "open")?;
+        self.store = Some(store);
+        self.note();
+        Ok(true)
+    }
+
+    /// Closes the store properly, and opens it again.
+    pub fn reopen(&mut self) -> Outcome<()> {
+        self.operate("close", Self::close)?;
+        self.operate("reopen", Self::open)?;
+        self.coverage.reopens += 1;
+        let recovery = self.store().recovery();
+        if !recovery.clean || recovery.redelivered != 0 || !recovery.damaged.is_empty() {
+            return Err(format!("after a close: {recovery:?}"));
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Outcome<Durable> {
+        // Whether the end of a lease was noticed decides whether its attempt counts.
+        let now = self.time;
+        for name in ["a", DEAD, "b", "t"] {
+            if !self.world.queues.contains_key(name) {
+                continue;
+            }
+            words(self.queue(name)?.stats(), "stats")?;
+            self.world.advance(name, now);
+            let in_flight = |place| matches!(place, Place::InFlight(_));
+            for id in self.world.queue(name).ids_at(in_flight) {
+                let attempts = self.world.queue(name).messages[&id].attempts - 1;
+                self.world.put(name, id, attempts, Place::GivenBack);
+                self.note();
+            }
+            for message in self.world.queue_mut(name).messages.values_mut() {
+                message.token = 0;
+            }
+        }
+        if let Some(store) = self.store.take() {
+            words(store.close(), "close")?;
+        }
+        self.held.clear();
+        Ok(true)
+    }
+
+    /// The process dies or the power goes, and what is left is opened and worked on.
+    pub fn crash(&mut self) -> Outcome<()> {
+        let operation = self.coverage.storage_operations + self.disk.operations();
+        let crash = match self.random.below(3) {
+            0 => Crash::Kill,
+            _ => Crash::PowerCut(mix(operation << 4 | 15)),
+        };
+        let left = crash.apply(&self.disk);
+        // Looking at it changes it, so a copy of it is looked at.
+        let unsynced = crash == Crash::Kill;
+        let fork = Fork { disk: left.kill(), crash, unsynced, operation, level: 0 };
+        let last = self.since_durable.len() - 1;
+        let found = self.checker.check(&fork, &self.promises(last))?;
+        self.disk.on_operation(None);
+        self.held.clear();
+        self.store = None;
+        self.coverage.storage_operations += self.disk.operations();
+        self.coverage.crashes += 1;
+        self.disk = left;
+        self.watch();
+        self.world = found.died();
+        self.next_id = None;
+        if crash != Crash::Kill {
+            self.since_durable = vec![found];
+        }
+        self.operate("recover", Self::open)?;
+        self.operate("insert", |run| run.insert("a"))
+    }
+
+    pub fn sync(&mut self) -> Outcome<Durable> {
+        words(self.store().sync(), "sync")?;
+        Ok(true)
+    }
+
+    pub fn steps(&mut self, most: usize) -> Outcome<Durable> {
+        for _ in 0..most {
+            if !words(step(self.store()), "step")? {
+                break;
+            }
+        }
+        self.look_at_files();
+        Ok(false)
+    }
+
+    /// Lets time pass, and the background thread do what it has to by then.
+    pub fn tick(&mut self, by_ms: u64) -> Outcome<Durable> {
+        self.clock.advance(Duration::from_millis(by_ms));
+        self.time = Time { mono: self.time.mono + by_ms, wall: self.time.wall + by_ms };
+        self.steps(usize::MAX)?;
+        let kept = |durability| match durability {
+            Durability::Sync => true,
+            Durability::Interval(every) => every <= Duration::from_millis(by_ms),
+            Durability::Process => false,
+        };
+        Ok(kept(self.plan.durability) && kept(self.plan.delete_durability))
+    }
+
+    fn look_at_files(&mut self) {
+        let names: BTreeSet<String> = self.disk.file_names().into_iter().collect();
+        let new: Vec<&String> = names.difference(&self.files).collect();
+        let count = |extension: &str| new.iter().filter(|name| name.ends_with(extension)).count();
+        self.coverage.segments += count(".seg");
+        self.coverage.indexes += count(".idx");
+        self.coverage.cursors += new.iter().filter(|name| name.starts_with("cursor.")).count();
+        let gone = self.files.difference(&names).filter(|name| name.ends_with(".seg"));
+        self.coverage.removed_segments += gone.count();
+        self.files = names;
+    }
+}

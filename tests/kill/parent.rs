@@ -1,0 +1,208 @@
+//! The rounds: start a child, kill it, look at what is left.
+
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use millpond::{Delivery, Durability, Store};
+use tempfile::TempDir;
+
+use crate::child::{self, Orders};
+use crate::fifo;
+use crate::journal::{self, Kind, Record};
+use crate::load::{self, CONSUMERS, PRODUCERS, QUEUES, Random, SINGLE};
+use crate::model::{Model, Seen};
+
+const SIGKILL: i32 = 9;
+
+/// Drawing all messages out of the copy must not take longer; delays are of a few milliseconds.
+const DRAIN_MAX: Duration = Duration::from_secs(20);
+
+/// The directory of a run, which is kept if the run fails.
+struct Scene(TempDir);
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.disable_cleanup(true);
+            println!("the directory is kept: {}", self.0.path().display());
+        }
+    }
+}
+
+pub fn run(durability: Durability, rounds: u32) {
+    let seed = match std::env::var("MILLPOND_KILL_SEED") {
+        Ok(seed) => seed.parse().expect("a number for a seed"),
+        Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64,
+    };
+    println!("{durability:?}: MILLPOND_KILL_SEED={seed}, {rounds} rounds");
+    let scene = Scene(tempfile::tempdir().unwrap());
+    let mut random = Random::new(seed);
+    let mut model = Model::default();
+    for round in 0..rounds {
+        let orders = Orders {
+            dir: scene.0.path().join("store"),
+            journals: child::journals(scene.0.path(), round),
+            durability,
+            round,
+            seed,
+        };
+        let life = Duration::from_micros(5_000 + random.below(195_000));
+        kill_one(scene.0.path(), &orders, life);
+        if let Err(what) = check(scene.0.path(), &orders, &mut model) {
+            panic!("round {round}, killed after {life:?}: {what}");
+        }
+    }
+    println!("{durability:?}: {}", model.figures);
+    if rounds >= ROUNDS_TO_TELL {
+        let figures = &model.figures;
+        assert!(figures.inserts > 0 && figures.deletes > 0, "nothing was done");
+        assert!(
+            figures.redeliveries > 0 && figures.in_flight_when_killed > 0,
+            "nothing was killed"
+        );
+    }
+}
+
+/// In fewer rounds a slow machine may not get far.
+const ROUNDS_TO_TELL: u32 = 10;
+
+/// Starts a child, lets it live for `life`, and kills it.
+fn kill_one(base: &Path, orders: &Orders, life: Duration) {
+    fs::create_dir(&orders.journals).unwrap();
+    let said = base.join("child.log");
+    let log = File::create(&said).unwrap();
+    let (key, value) = orders.encode();
+    let mut child: Child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--ignored", "--nocapture"])
+        .env(key, value)
+        .stdin(Stdio::piped())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    thread::sleep(life);
+    child.kill().unwrap();
+    let status = child.wait().unwrap();
+    if status.signal() != Some(SIGKILL) {
+        let said = fs::read_to_string(&said).unwrap_or_default();
+        panic!("round {}: the child ended by itself, {status}:\n{said}", orders.round);
+    }
+}
+
+/// Compares the directory with all that the journals say.
+fn check(base: &Path, orders: &Orders, model: &mut Model) -> Result<(), String> {
+    let threads = PRODUCERS as usize + CONSUMERS.len();
+    let journals: Vec<Vec<Record>> =
+        (0..threads).map(|n| journal::read(&orders.journals, n).unwrap()).collect();
+    let single = PRODUCERS as usize + CONSUMERS.iter().position(|of| *of == [SINGLE]).unwrap();
+    fifo::check(&journals[single], model.given_back(), model.highest_single())?;
+    model.play(&journals)?;
+
+    let copy = base.join("copy");
+    let disk_bytes = copy_files(&orders.dir, &copy);
+    let seen = examine(&copy, orders, &journals, model)?;
+    model.check(&seen)?;
+    reexamine(&copy, orders, &seen)?;
+
+    let figures = &mut model.figures;
+    figures.rounds += 1;
+    figures.disk_bytes_max = figures.disk_bytes_max.max(disk_bytes);
+    let opened = |journal: &Vec<Record>| journal.iter().any(|record| record.kind == Kind::Opened);
+    figures.killed_while_opening += u32::from(!journals.iter().any(opened));
+    fs::remove_dir_all(&copy).unwrap();
+    fs::remove_dir_all(&orders.journals).unwrap();
+    Ok(())
+}
+
+/// Opens the copy as the next child will open the original, and takes out everything.
+fn examine(
+    copy: &Path,
+    orders: &Orders,
+    journals: &[Vec<Record>],
+    model: &Model,
+) -> Result<Vec<Seen>, String> {
+    let store = open(copy, orders, false)?;
+    let recovery = store.recovery().clone();
+    let (at_least, at_most) = model.in_flight();
+    let began = journals.iter().any(|journal| !journal.is_empty());
+    if began && !(at_least..=at_most).contains(&recovery.redelivered) {
+        return Err(format!("from {at_least} to {at_most} were in flight: {recovery:?}"));
+    }
+    let held = drain(&store)?;
+    let seen = held.iter().map(|(seen, _)| *seen).collect();
+    // What is held goes back uncounted.
+    store.close().map_err(|error| error.to_string())?;
+    Ok(seen)
+}
+
+/// After a close everything is as it was, attempts too.
+fn reexamine(copy: &Path, orders: &Orders, before: &[Seen]) -> Result<(), String> {
+    let store = open(copy, orders, true)?;
+    let mut after: Vec<Seen> = drain(&store)?.iter().map(|(seen, _)| *seen).collect();
+    let mut before = before.to_vec();
+    before.sort_by_key(|seen| (seen.queue, seen.id));
+    after.sort_by_key(|seen| (seen.queue, seen.id));
+    match before.iter().zip(&after).find(|(before, after)| before != after) {
+        Some((before, after)) => Err(format!("closing has made {after:?} of {before:?}")),
+        None if before.len() != after.len() => {
+            Err(format!("{} messages before the close, {} after it", before.len(), after.len()))
+        }
+        None => Ok(()),
+    }
+}
+
+fn open(copy: &Path, orders: &Orders, clean: bool) -> Result<Store, String> {
+    let store = load::open(copy, orders.durability, orders.round + 1).map_err(|e| e.to_string())?;
+    let recovery = store.recovery();
+    if !recovery.damaged.is_empty()
+        || !recovery.bad_cursors.is_empty()
+        || !recovery.renamed_queues.is_empty()
+        || (clean && !recovery.clean)
+    {
+        return Err(format!("a kill has done damage: {recovery:?}"));
+    }
+    Ok(store)
+}
+
+/// Takes all messages out of all queues, and keeps them in flight.
+fn drain(store: &Store) -> Result<Vec<(Seen, Delivery)>, String> {
+    let text = |error: millpond::Error| error.to_string();
+    let mut all = Vec::new();
+    for (n, name) in (0..).zip(QUEUES) {
+        // A child that was killed early has declared none.
+        let Some(queue) = store.find(name).map_err(text)? else { continue };
+        let stats = queue.stats().map_err(text)?;
+        let expected = stats.ready + stats.delayed;
+        let until = Instant::now() + DRAIN_MAX;
+        let mut found = 0;
+        while found < expected && Instant::now() < until {
+            for delivery in queue.get_batch(1000, Duration::from_millis(20)).map_err(text)? {
+                let key = load::identify(n, delivery.payload())?;
+                let (id, attempt) = (delivery.id().as_u64(), delivery.attempt());
+                all.push((Seen { queue: n, id, key, attempt }, delivery));
+                found += 1;
+            }
+        }
+        let more = queue.try_get().map_err(text)?.is_some();
+        if found != expected || more || stats.in_flight + stats.buried > 0 {
+            return Err(format!("{found} messages of queue {name:?}, more: {more}; {stats:?}"));
+        }
+    }
+    let stats = store.stats();
+    if stats.messages != all.len() as u64 || stats.damaged_messages > 0 {
+        return Err(format!("{} messages were delivered: {stats:?}", all.len()));
+    }
+    Ok(all)
+}
+
+/// Copies the files of a store, as far as there are any. How large they are together.
+fn copy_files(from: &Path, to: &Path) -> u64 {
+    fs::create_dir(to).unwrap();
+    let Ok(files) = fs::read_dir(from) else { return 0 };
+    let files = files.map(|file| file.unwrap()).filter(|file| file.file_type().unwrap().is_file());
+    files.map(|file| fs::copy(file.path(), to.join(file.file_name())).unwrap()).sum()
+}

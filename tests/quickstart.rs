@@ -1,0 +1,81 @@
+//! The example is the first thing that anybody runs: killed midway, as its first lines ask for, it must go on where it
+//! was and prove that nothing is missing.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+
+/// `cargo test` builds the examples beside the tests. (`cargo test --test quickstart` alone does not.)
+fn example() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.parent().and_then(Path::parent).unwrap();
+    let name = format!("quickstart{}", std::env::consts::EXE_SUFFIX);
+    let example = profile.join("examples").join(name);
+    assert!(example.is_file(), "{example:?} is not built; `cargo build --example quickstart`");
+    example
+}
+
+struct Run {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+/// With this pause the shipped text takes at least three seconds.
+fn start(dir: &Path, file: Option<&Path>) -> Run {
+    let mut command = Command::new(example());
+    command.args(file).arg("--dir").arg(dir).args(["--pause-ms", "20"]).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let output = BufReader::new(child.stdout.take().unwrap());
+    Run { child, output }
+}
+
+impl Run {
+    /// Kills it at the first report that lines were counted, and returns how many.
+    fn kill_at_work(mut self) -> usize {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "it ended by itself");
+            let counted = line.trim_end().rsplit_once("lines, counted ");
+            let counted = counted.and_then(|(_, counted)| counted.parse().ok()).unwrap_or(0);
+            if counted > 0 {
+                self.child.kill().unwrap();
+                assert!(!self.child.wait().unwrap().success());
+                return counted;
+            }
+        }
+    }
+
+    fn finish(mut self) -> (ExitStatus, String) {
+        let mut text = String::new();
+        self.output.read_to_string(&mut text).unwrap();
+        (self.child.wait().unwrap(), text)
+    }
+}
+
+#[test]
+fn a_killed_quickstart_goes_on_where_it_was_and_misses_no_line() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path().join("queues");
+    let first = start(&dir, None).kill_at_work();
+    let second = start(&dir, None).kill_at_work();
+    assert!(second >= first, "{second} lines counted, {first} before the kill");
+    let (status, output) = start(&dir, None).finish();
+    assert!(status.success(), "{output}");
+    assert!(output.contains("going on after an earlier run"), "{output}");
+    assert!(output.contains("no line is missing"), "{output}");
+    assert!(!dir.exists(), "it has cleaned up");
+}
+
+#[test]
+fn a_quickstart_whose_text_has_changed_says_so_and_fails() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (dir, file) = (temporary.path().join("queues"), temporary.path().join("text"));
+    std::fs::write(&file, "one two three\n".repeat(400)).unwrap();
+    start(&dir, Some(&file)).kill_at_work();
+    std::fs::write(&file, "one two\n".repeat(400)).unwrap();
+    let (status, output) = start(&dir, Some(&file)).finish();
+    assert_eq!(status.code(), Some(1), "{output}");
+    assert!(output.contains("has the file changed"), "{output}");
+    assert!(dir.exists());
+}
