@@ -41,11 +41,10 @@ mod store;
 pub mod testing;
 
 pub use delivery::{Delivery, Entry, Payload};
-pub use dispatch::Backoff;
 pub use engine::{Closed, Fate, QueueStats, StoreStats};
 pub use error::{Error, ErrorKind, Result};
 pub use message::{Message, MessageId};
-pub use options::{Durability, OnDrop, QueueOptions};
+pub use options::{Backoff, Durability, OnDrop, QueueOptions};
 pub use queue::{Deleted, Queue};
 pub use report::{Damage, Recovery, SetAside, State};
 pub use store::{Store, StoreOptions};

@@ -6,8 +6,6 @@
 
 mod entry;
 mod queue;
-mod retry;
 
 pub(crate) use entry::{Entry, Place};
 pub(crate) use queue::QueueState;
-pub use retry::Backoff;

@@ -36,7 +36,7 @@ use crate::lock::{Lock, Signal};
 use crate::log::{
     Active, LaneIndex, Log, LogSettings, MemoryIndex, ROLL_RESERVE, Segment, Start, Survey,
     Surveyed, Verdict, file_bytes, frames, index_name, parse_index_name, parse_segment_name,
-    prepare_file, reuse_file, segment_name, survey, sync_prepared, verdict,
+    prepare_file, reuse_file, segment_name, survey, sync_prepared, used_bytes, verdict,
 };
 use crate::options::{Durability, Settings};
 use crate::random::Entropy;
@@ -257,8 +257,12 @@ impl Opening {
             })
             .collect();
         let verdict = verdict(&surveyed, start, self.same_boot);
-        if files.is_empty() && start.segment() != 0 {
-            damage.push(self.missing(&replay.state, start.segment(), replay.next_id));
+        let is_start = |file: &TailFile| file.header.number == start.segment();
+        if start.segment() != 0 && !files.iter().any(is_start) {
+            let behind = files.first().map(|file| file.header.first_id);
+            let ceiling = cursor.filter(|_| !clean).map_or(0, |(header, _)| header.id_ceiling);
+            let behind = behind.unwrap_or(replay.next_id.max(ceiling));
+            damage.push(self.missing(&replay.state, start.segment(), behind));
             replay.state.segments.retain(|s| s.segment.is_sealed());
         }
         let mut found = Found {
@@ -273,6 +277,11 @@ impl Opening {
         };
         let id_ceiling = cursor.filter(|_| !clean).map_or(0, |(header, _)| header.id_ceiling);
         self.replay_tail(&mut found, &known, id_ceiling)?;
+        if let Some(&last) = found.verdict.segments.last() {
+            // A frame behind the end that names another segment is not part of the log: this one is not full.
+            let survey = &mut found.files[last].survey;
+            survey.next = survey.next.filter(|_| found.end >= survey.end);
+        }
         // What is mapped must not be written to.
         found.files.iter_mut().for_each(|file| file.data = None);
         let seen = found.replay.next_id;
@@ -322,14 +331,14 @@ impl Opening {
         damage
     }
 
-    fn missing(&self, state: &State, number: u32, next_id: u64) -> Damage {
+    fn missing(&self, state: &State, number: u32, id_end: u64) -> Damage {
         let first = state.segments.iter().find(|s| s.segment.number == number);
-        let first = first.map_or(next_id, |s| s.segment.first_id);
+        let first = first.map_or(id_end, |s| s.segment.first_id);
         Damage {
             file: self.storage.path(&segment_name(number)),
             offset: 0,
             bytes: 0,
-            ids: first..next_id,
+            ids: first..id_end.max(first),
             what: "the active segment is missing".to_owned(),
         }
     }
@@ -714,8 +723,12 @@ impl Opening {
             let prepared = match named {
                 Some((_, len)) => {
                     let name = segment_name(number);
-                    // A header that a kill cut off may have left bytes.
-                    self.rewrite(&name, 0, 0, u64::from(FRAMES_START).min(len))?;
+                    // A header that a kill cut off may have left bytes, and a power cut frames whose header is lost.
+                    let used = {
+                        let data = self.storage.open_read(&name)?.map_read()?;
+                        used_bytes(data.bytes(0..data.published()), FRAMES_START)
+                    };
+                    self.rewrite(&name, 0, 0, u64::from(used).min(len))?;
                     reuse_file(&*self.storage, &settings, number, len, now)?
                 }
                 None => {

@@ -137,7 +137,7 @@ fn next_whole(bytes: &[u8], seed: &Seed, at: u32, used: u32) -> Option<u32> {
 }
 
 /// Behind the last byte that is not zero, rounded up to where a frame may begin; at least `from`.
-fn used_bytes(bytes: &[u8], from: u32) -> u32 {
+pub(crate) fn used_bytes(bytes: &[u8], from: u32) -> u32 {
     const BLOCK: usize = 4096;
     let mut end = bytes.len();
     while end >= BLOCK && bytes[end - BLOCK..end] == [0; BLOCK] {

@@ -57,10 +57,8 @@ impl RealDirectory {
     fn open_with(&self, name: &str, options: &fs::OpenOptions) -> io::Result<Arc<dyn File>> {
         Ok(Arc::new(RealFile::new(options.open(self.dir.join(name))?)))
     }
-}
 
-impl Storage for RealDirectory {
-    fn lock(&self) -> Result<Box<dyn Lock>, LockError> {
+    fn take_lock(&self) -> Result<RealLock, LockError> {
         // Not truncated: until the lock is taken, the content belongs to the holder.
         let path = self.dir.join(LOCK);
         let mut options = fs::OpenOptions::new();
@@ -68,12 +66,18 @@ impl Storage for RealDirectory {
         let taken = file.try_lock_exclusive();
         let note = read_note(&file);
         match taken {
-            Ok(()) => Ok(Box::new(RealLock { file, previous: note? })),
+            Ok(()) => Ok(RealLock { file, previous: note? }),
             Err(error) if is_contended(&error) => {
                 Err(LockError::Held { note: note.unwrap_or_default() })
             }
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+impl Storage for RealDirectory {
+    fn lock(&self) -> Result<Box<dyn Lock>, LockError> {
+        Ok(Box::new(self.take_lock()?))
     }
 
     fn list(&self) -> io::Result<Vec<Entry>> {
@@ -159,7 +163,7 @@ impl Storage for RealDirectory {
     }
 }
 
-/// The locked file. The system releases the lock when the descriptor is closed.
+/// The locked file. The system releases the lock when the process ends.
 struct RealLock {
     file: fs::File,
     previous: String,
@@ -174,6 +178,13 @@ impl Lock for RealLock {
         // Cut off last: emptied first, the file would give its block back, and a full disk might not have another.
         write_all_at(&self.file, 0, text.as_bytes())?;
         self.file.set_len(text.len() as u64)
+    }
+}
+
+impl Drop for RealLock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a child process that is being started shares it until it runs its program.
+        let _ = fs2::FileExt::unlock(&self.file);
     }
 }
 
@@ -328,4 +339,21 @@ fn write_all_at(file: &fs::File, mut offset: u64, mut bytes: &[u8]) -> io::Resul
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_lock_is_free_although_a_child_process_shares_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = RealDirectory::open(dir.path()).unwrap();
+        let lock = storage.take_lock().unwrap();
+        let shared = lock.file.try_clone().unwrap();
+        assert!(storage.take_lock().is_err());
+        drop(lock);
+        assert!(storage.take_lock().is_ok());
+        drop(shared);
+    }
 }
