@@ -23,6 +23,7 @@ pub(crate) enum TimeSource {
 }
 
 impl TimeSource {
+    #[expect(clippy::disallowed_methods, reason = "the home of the clocks")]
     pub fn now(&self) -> Now {
         match self {
             TimeSource::System => {
@@ -37,6 +38,7 @@ impl TimeSource {
 impl TimeSource {
     /// The wall clock alone, in milliseconds since the epoch.
     #[inline]
+    #[expect(clippy::disallowed_methods, reason = "the home of the clocks")]
     pub fn wall_ms(&self) -> u64 {
         match self {
             TimeSource::System => millis_since_epoch(SystemTime::now()),
@@ -44,6 +46,13 @@ impl TimeSource {
             TimeSource::Manual(clock) => clock.wall_ms(),
         }
     }
+}
+
+/// The monotonic clock of the machine, for how long a call has waited: that passes in real time, whatever clock decides
+/// about messages.
+#[expect(clippy::disallowed_methods, reason = "the home of the clocks")]
+pub(crate) fn real_now() -> Instant {
+    Instant::now()
 }
 
 /// A time before 1970 counts as 1970.

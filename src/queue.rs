@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::clock::real_now;
 use crate::delivery::{Delivery, Entry};
 use crate::engine::{QueueShared, QueueStats, Taken};
 use crate::error::{Error, Result};
@@ -124,7 +125,7 @@ impl Queue {
 
     fn get_until(&self, max: usize, wait: Option<Duration>) -> Result<Vec<Delivery>> {
         // A limit beyond what the clock can show is none.
-        let until = wait.and_then(|wait| Instant::now().checked_add(wait));
+        let until = wait.and_then(|wait| real_now().checked_add(wait));
         let taken = self.store.engine().take(&self.shared, max, until)?;
         Ok(self.deliveries(taken))
     }

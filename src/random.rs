@@ -18,6 +18,7 @@ pub(crate) enum Entropy {
 }
 
 impl Entropy {
+    #[expect(clippy::disallowed_methods, reason = "the home of random numbers")]
     pub fn next_u64(&self) -> io::Result<u64> {
         match self {
             Entropy::System => {

@@ -58,6 +58,7 @@ impl Background {
 }
 
 impl Engine {
+    #[expect(clippy::disallowed_methods, reason = "the one thread of a store starts here")]
     pub(super) fn start_background(self: &Arc<Engine>) -> Result<()> {
         let engine = Arc::downgrade(self);
         let thread = thread::Builder::new()

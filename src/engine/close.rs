@@ -1,9 +1,10 @@
 //! Closing: no more gets, then no more of anything, then a cursor that ends exactly where the log does.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Engine, open};
+use crate::clock::real_now;
 use crate::dispatch::{Entry, Place};
 use crate::error::Result;
 use crate::format::record::SET;
@@ -64,14 +65,14 @@ impl Engine {
 
     /// Waits until nothing is in flight, or for `wait`; returns how much was in flight at first.
     fn wait_for_flight(&self, wait: Duration) -> u64 {
-        let until = Instant::now().checked_add(wait);
+        let until = real_now().checked_add(wait);
         let mut state = self.lock_state();
         let mut first = None;
         loop {
             let in_flight: u64 = state.queues.values().map(|q| q.touched.in_flight()).sum();
             let began_with = *first.get_or_insert(in_flight);
             let left = match until {
-                Some(until) => until.saturating_duration_since(Instant::now()),
+                Some(until) => until.saturating_duration_since(real_now()),
                 None => Duration::from_secs(3600),
             };
             if in_flight == 0 || left.is_zero() || self.log.is_poisoned() {

@@ -375,7 +375,7 @@ impl Opening {
             if clean && is_start {
                 limit = limit.min(start.offset().into());
             }
-            let found = survey(data.bytes(0..limit), &seed, FRAMES_START, from);
+            let found = survey(data.bytes(0..limit), &seed, FRAMES_START);
             if let Some(kind) = found.unknown_kind {
                 return Err(Error::new(
                     ErrorKind::NewerFormat,
@@ -662,6 +662,8 @@ impl Opening {
                 last = Some((file.header.clone(), index));
             } else {
                 let end = if n + 1 == count { found.end } else { file.survey.end };
+                // Damage reaches to where the next frame could begin, the file perhaps not.
+                let end = u64::from(end).min(file.len) as u32;
                 seal(&mut found.replay.state, &file.header, end, index);
             }
         }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::lane::Head;
 use super::state::{Located, QueueEntry, State};
 use super::{Content, Engine, HeldBy, QueueShared, removed};
-use crate::clock::Now;
+use crate::clock::{Now, real_now};
 use crate::dispatch::{Entry, Place};
 use crate::error::{Error, Result};
 use crate::format::position::Position;
@@ -139,8 +139,7 @@ impl Engine {
             let (taken, empty) = self.take_some(queue, max, guard)?;
             let Some((mut state, sleep)) = empty else { return Ok(taken) };
             let sleep = self.alarm(&mut state, queue, sleep, waiter);
-            // The wait is in real time, whatever clock decides.
-            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let left = until.map(|until| until.saturating_duration_since(real_now()));
             if left == Some(Duration::ZERO) {
                 return Ok(taken);
             }

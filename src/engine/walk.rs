@@ -66,7 +66,7 @@ impl Gaps {
     }
 }
 
-/// The lanes and the number of messages of an insert. Its body need not have been verified.
+/// The lanes of an insert.
 pub(super) fn insert_targets(bytes: &[u8], offset: u32, envelope: &Envelope) -> Option<Vec<Lane>> {
     let start = offset as usize + envelope.size();
     let body = bytes.get(start..start + envelope.length as usize)?;
@@ -93,7 +93,7 @@ pub(super) fn index_insert(
     Some(first..first + lanes.len() as u64)
 }
 
-/// The index of a sealed segment from its bytes, by the headers of its frames. No message of it has the id `id_end` or
+/// The index of a sealed segment from its bytes. No message of it has the id `id_end` or
 /// a higher one.
 pub(super) fn build_index(
     bytes: &[u8],
@@ -102,7 +102,7 @@ pub(super) fn build_index(
     id_end: u64,
     file: &Path,
 ) -> (MemoryIndex, Vec<Damage>) {
-    let found = survey(bytes, &segment.seed, FRAMES_START, end);
+    let found = survey(bytes, &segment.seed, FRAMES_START);
     let mut spans: Vec<DamagedSpan> = found.bad.iter().map(damaged).collect();
     if found.end < end && found.bad.last().is_none_or(|span| span.followed) {
         let what = "the end of the segment is missing";

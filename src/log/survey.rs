@@ -48,15 +48,15 @@ pub(crate) struct Survey {
     pub unknown_kind: Option<u8>,
 }
 
-/// Surveys `bytes`, the whole file, from `from` to its end. Frames before `headers_only` are walked by their headers
-/// alone.
-pub(crate) fn survey(bytes: &[u8], seed: &Seed, from: u32, headers_only: u32) -> Survey {
+/// Surveys `bytes`, the whole file, from `from` to its end. Bodies are verified too: one that is damaged names a queue
+/// that the message was never in.
+pub(crate) fn survey(bytes: &[u8], seed: &Seed, from: u32) -> Survey {
     let limit = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     let mut found = Survey { end: from, used: used_bytes(bytes, from), ..Survey::default() };
     let mut at = from;
     // The last frame of a segment names the next one; what lies behind it is left from before.
     while at < limit && found.next.is_none() {
-        match step(bytes, seed, at, headers_only) {
+        match step(bytes, seed, at) {
             Step::Frame { envelope, next } => {
                 found.note(bytes, at, &envelope);
                 at = next;
@@ -93,14 +93,8 @@ enum Step {
     },
 }
 
-fn step(bytes: &[u8], seed: &Seed, at: u32, headers_only: u32) -> Step {
+fn step(bytes: &[u8], seed: &Seed, at: u32) -> Step {
     let next = |envelope: &Envelope| u32::try_from(u64::from(at) + envelope.total_bytes()).ok();
-    if at < headers_only
-        && let HeaderOnly::Frame(envelope) = frame::read_header(bytes, at, seed)
-        && let Some(next) = next(&envelope).filter(|&next| next as usize <= bytes.len())
-    {
-        return Step::Frame { envelope, next };
-    }
     match frame::read(bytes, at, seed) {
         Found::Frame(frame) => Step::Frame { envelope: frame.envelope, next: frame.next_offset() },
         Found::End => Step::Bad { fault: Fault::Zero, resume: None },

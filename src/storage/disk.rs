@@ -3,6 +3,8 @@
 //! It adds nothing to what the system does but three things: a file's space is really reserved or the file is not
 //! there; a new directory's own name is made durable; and a handle gives out one [`MapWriter`] at a time.
 
+#![expect(clippy::disallowed_methods, reason = "the home of files")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, ErrorKind, Read};

@@ -9,6 +9,7 @@
 //! `MILLPOND_CRASH_FIRST=s` begins with seed s.
 
 mod check;
+mod faults;
 mod operations;
 mod run;
 mod workload;
@@ -62,7 +63,7 @@ fn what_was_acknowledged_survives_a_cut_after_any_storage_operation() {
             durability: Durability::Sync,
             delete_durability: Durability::Sync,
             operations: OPERATIONS,
-            power_cuts: 4,
+            power_cuts: 3,
         },
     );
 }

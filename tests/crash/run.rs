@@ -12,7 +12,7 @@ use super::check::{Checker, Counts, Fork, Promises};
 use super::workload::{Coverage, Workload};
 
 /// Of so many forks one is cut again while it is recovered, and of so many of those one again.
-const AGAIN_EVERY: [u64; 2] = [300, 120];
+const AGAIN_EVERY: [u64; 2] = [600, 150];
 
 /// What to run.
 #[derive(Clone, Copy, Debug)]

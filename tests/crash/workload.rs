@@ -47,6 +47,10 @@ pub struct Held {
 pub struct Random(u64);
 
 impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0xa076_1d64_78bd_642f))
+    }
+
     pub fn below(&mut self, end: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         (mix(self.0) >> 8) as usize % end
@@ -87,7 +91,7 @@ impl<'a> Workload<'a> {
         clock.set_wall_ms(time.wall);
         Workload {
             plan,
-            random: Random(seed.wrapping_mul(0xa076_1d64_78bd_642f)),
+            random: Random::new(seed),
             world: World::default(),
             held: Vec::new(),
             next_id: None,
@@ -117,6 +121,8 @@ impl<'a> Workload<'a> {
         let rules = Rules { max_attempts: Some(2), dead_letter: Some(DEAD), ..Rules::default() };
         self.operate("declare b", |run| run.declare("b", Rules { backoff_ms: 0, ..rules }))?;
         self.operate("insert", |run| run.insert("a"))?;
+        // Without it a power cut could take even the queues away.
+        self.operate("sync", Self::sync)?;
         for n in 0..self.plan.operations {
             if stop.load(Ordering::Acquire) {
                 break;
@@ -306,12 +312,16 @@ impl<'a> Workload<'a> {
         self.clock.advance(Duration::from_millis(by_ms));
         self.time = Time { mono: self.time.mono + by_ms, wall: self.time.wall + by_ms };
         self.steps(usize::MAX)?;
-        let kept = |durability| match durability {
+        let within = |every: Duration| every <= Duration::from_millis(by_ms);
+        let inserts = match self.plan.durability {
             Durability::Sync => true,
-            Durability::Interval(every) => every <= Duration::from_millis(by_ms),
+            Durability::Interval(every) => within(every),
             Durability::Process => false,
         };
-        Ok(kept(self.plan.durability) && kept(self.plan.delete_durability))
+        // Attempts and places are synced by the interval of the deletes, and with `Sync` not at all.
+        let rest =
+            matches!(self.plan.delete_durability, Durability::Interval(every) if within(every));
+        Ok(inserts && rest)
     }
 
     fn look_at_files(&mut self) {

@@ -201,8 +201,8 @@ fn covered_by_a_cursor(script: &mut Script, clock: &Clock) {
     script.bury_elsewhere(&mail);
     script.get(&jobs).fail_after("later", Duration::from_secs(600)).unwrap();
     script.maintain();
-    for _ in 0..2 {
-        script.insert(&jobs, 40_000);
+    for bytes in [40_000, 30_000, 38_000] {
+        script.insert(&jobs, bytes);
         script.insert_batch(&mail, 3);
         script.maintain();
     }
@@ -235,5 +235,6 @@ fn behind_the_cursor(script: &mut Script, clock: &Clock) {
     script.hold(&jobs);
     script.hold(&mail);
     script.insert(&mail, 30);
+    script.insert(&late, 45_000);
     script.delete(&late);
 }

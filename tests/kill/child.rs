@@ -12,8 +12,11 @@ use millpond::{Delivery, Durability, Queue, Result, Store};
 use crate::journal::{Journal, Kind, Record};
 use crate::load::{self, CONSUMERS, PRODUCERS, QUEUES, Random};
 
-/// Producers wait while there are more messages than this, so that a round's check stays short.
-const BACKLOG_MAX: i64 = 2500;
+/// No more messages are inserted into a queue that has this many, so that a round's check stays short.
+const BACKLOG_MAX: i64 = 1000;
+
+/// How many messages each queue has, roughly.
+type Backlog = Arc<[AtomicI64; QUEUES.len()]>;
 
 /// What a consumer holds at most without settling it.
 const HELD_MAX: usize = 40;
@@ -73,7 +76,11 @@ pub fn run_if_started() {
 fn start(store: &Store, orders: &Orders, began: Instant) -> Result<()> {
     let queues = (0..).zip(QUEUES).map(|(n, name)| store.declare(name, load::queue_options(n)));
     let queues: Vec<Queue> = queues.collect::<Result<_>>()?;
-    let backlog = Arc::new(AtomicI64::new(store.stats().messages as i64));
+    let backlog = Backlog::default();
+    for (queue, backlog) in queues.iter().zip(&*backlog) {
+        let stats = queue.stats()?;
+        backlog.store((stats.ready + stats.delayed) as i64, Ordering::Relaxed);
+    }
     let seed = Random::new(orders.seed ^ u64::from(orders.round)).next();
     let journal = |thread| Journal::create(&orders.journals, thread, began).unwrap();
     for thread in 0..PRODUCERS {
@@ -107,7 +114,7 @@ struct Producer {
     round: u32,
     inserted: u64,
     queues: Vec<Queue>,
-    backlog: Arc<AtomicI64>,
+    backlog: Backlog,
     journal: Journal,
     random: Random,
 }
@@ -116,16 +123,16 @@ impl Producer {
     fn run(&mut self) {
         self.journal.write(&[Record::new(Kind::Opened, 0)]);
         loop {
-            if self.backlog.load(Ordering::Relaxed) > BACKLOG_MAX {
-                thread::sleep(Duration::from_millis(1));
-                continue;
+            let queue = self.random.below(QUEUES.len() as u64) as u8;
+            if self.backlog[queue as usize].load(Ordering::Relaxed) < BACKLOG_MAX {
+                self.insert(queue).unwrap();
+            } else {
+                thread::sleep(Duration::from_micros(200));
             }
-            self.insert().unwrap();
         }
     }
 
-    fn insert(&mut self) -> Result<()> {
-        let queue = self.random.below(QUEUES.len() as u64) as u8;
+    fn insert(&mut self, queue: u8) -> Result<()> {
         let count = if self.random.below(8) == 0 { 2 + self.random.below(6) } else { 1 };
         let first = load::key(self.name, self.round, self.inserted);
         let payloads: Vec<Vec<u8>> = (first..first + count)
@@ -147,7 +154,7 @@ impl Producer {
         };
         self.journal.write(&[Record { kind: Kind::Inserted, id: id.as_u64(), ..record }]);
         self.inserted += count;
-        self.backlog.fetch_add(count as i64, Ordering::Relaxed);
+        self.backlog[queue as usize].fetch_add(count as i64, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -155,7 +162,7 @@ impl Producer {
 struct Consumer {
     queues: Vec<(u8, Queue)>,
     held: Vec<(Record, Delivery)>,
-    backlog: Arc<AtomicI64>,
+    backlog: Backlog,
     journal: Journal,
     random: Random,
 }
@@ -210,7 +217,7 @@ impl Consumer {
         }
         self.journal.write(&[Record { kind: Kind::Settled, ..record }]);
         if kind == Kind::Deleting {
-            self.backlog.fetch_sub(1, Ordering::Relaxed);
+            self.backlog[record.queue as usize].fetch_sub(1, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -1,0 +1,318 @@
+//! A disk that fails at the n-th operation of a kind, once or for good: what the caller is told, and what is there
+//! after a crash on top of it.
+//!
+//! The ledger is simpler than the model of `world`: one queue, everything synced, and each message is promised, gone,
+//! or, where an error said so, either.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use millpond::testing::{Clock, Disk, Fault, FaultKind, step};
+use millpond::{Delivery, Durability, Error, ErrorKind, Store, StoreOptions};
+
+use super::check::{mix, words};
+use super::workload::{Outcome, Random};
+use super::world::{Content, payload};
+
+const OPERATIONS: usize = 110;
+
+/// What was told to the caller.
+#[derive(Default)]
+struct Ledger {
+    acknowledged: BTreeMap<u64, Content>,
+    deleted: BTreeSet<u64>,
+    /// The call failed, and said that it may have taken effect all the same.
+    maybe_deleted: BTreeSet<u64>,
+    maybe_inserted: Vec<Vec<Content>>,
+}
+
+impl Ledger {
+    fn check(&self, found: &BTreeMap<u64, Content>) -> Outcome<()> {
+        for (id, content) in &self.acknowledged {
+            let excused = self.deleted.contains(id) || self.maybe_deleted.contains(id);
+            match found.get(id) {
+                None if !excused => {
+                    return Err(format!("message {id} was acknowledged and is lost"));
+                }
+                Some(found) if found != content => {
+                    return Err(format!("message {id} is {found:?}, expected {content:?}"));
+                }
+                _ => {}
+            }
+        }
+        if let Some(id) = self.deleted.iter().find(|id| found.contains_key(id)) {
+            return Err(format!("message {id} was deleted and came back"));
+        }
+        let new = found.iter().filter(|(id, _)| !self.acknowledged.contains_key(id));
+        let new: Vec<Content> = new.map(|(_, content)| *content).collect();
+        if new.is_empty() || self.maybe_inserted.contains(&new) {
+            return Ok(());
+        }
+        Err(format!("{new:?} were never acknowledged; possible are {:?}", self.maybe_inserted))
+    }
+}
+
+fn options() -> StoreOptions {
+    Store::options()
+        .durability(Durability::Sync)
+        .delete_durability(Durability::Sync)
+        .segment_bytes(64 << 10)
+}
+
+/// How one run under a fault went.
+#[derive(Default)]
+struct Run {
+    ledger: Ledger,
+    held: Vec<Delivery>,
+    /// What the first error was.
+    failed: Option<ErrorKind>,
+    errors: usize,
+}
+
+impl Run {
+    /// Takes note of an error, and checks that it is one that this fault may cause.
+    fn fail(&mut self, fault: Fault, what: &str, error: &Error) -> Outcome<()> {
+        let kind = error.kind().clone();
+        let poisoned = self.failed == Some(ErrorKind::Poisoned);
+        let right = match fault.kind {
+            _ if poisoned => kind == ErrorKind::Poisoned,
+            FaultKind::Sync | FaultKind::SyncDir => kind == ErrorKind::Poisoned,
+            // For good, it also keeps back the room that settling would need: see the ignored test.
+            FaultKind::Reserve => kind == ErrorKind::DiskFull && (what == "insert" || fault.sticky),
+            _ => matches!(kind, ErrorKind::Io | ErrorKind::Poisoned),
+        };
+        let once = fault.sticky || poisoned || self.errors == 0;
+        // An insert that found the store poisoned before it began is known not to have happened.
+        let indeterminate = !error.is_indeterminate() || (kind == ErrorKind::Poisoned && !poisoned);
+        if !right || !once || !indeterminate {
+            return Err(format!("{what} after {} errors: {error} ({error:?})", self.errors));
+        }
+        self.errors += 1;
+        if kind == ErrorKind::Poisoned {
+            self.failed = Some(kind);
+        }
+        Ok(())
+    }
+
+    fn operate(
+        &mut self,
+        store: &Store,
+        fault: Fault,
+        n: usize,
+        random: &mut Random,
+    ) -> Outcome<()> {
+        let queue = words(store.find("q"), "find")?.ok_or("the queue is gone")?;
+        let was_poisoned = self.failed == Some(ErrorKind::Poisoned);
+        let outcome = match random.below(10) {
+            0..4 => {
+                let count = if random.below(4) == 0 { 5 } else { 1 };
+                let payloads: Vec<Vec<u8>> =
+                    (0..count).map(|k| payload((n * 10 + k) as u64, random.below(5000))).collect();
+                let contents: Vec<Content> = payloads.iter().map(|p| Content::of(p)).collect();
+                match queue.insert_batch(&payloads) {
+                    Ok(ids) => {
+                        let new = ids.iter().map(|id| id.as_u64()).zip(contents);
+                        self.ledger.acknowledged.extend(new);
+                        Ok(())
+                    }
+                    Err(error) => {
+                        if error.is_indeterminate() {
+                            self.ledger.maybe_inserted.push(contents);
+                        }
+                        Err(("insert", error))
+                    }
+                }
+            }
+            4..6 => match queue.get_batch(3, Duration::ZERO) {
+                Ok(deliveries) => {
+                    self.held.extend(deliveries);
+                    Ok(())
+                }
+                Err(error) => Err(("get", error)),
+            },
+            6..8 => self.delete(),
+            8 => step(store).map(|_| ()).map_err(|error| ("step", error)),
+            _ => store.sync().map_err(|error| ("sync", error)),
+        };
+        match outcome {
+            Err((what, error)) => self.fail(fault, what, &error),
+            Ok(()) if was_poisoned => self.check_poisoned(store),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn delete(&mut self) -> Result<(), (&'static str, Error)> {
+        let Some(delivery) = self.held.pop() else { return Ok(()) };
+        let id = delivery.id().as_u64();
+        match delivery.delete() {
+            Ok(()) => {
+                self.ledger.deleted.insert(id);
+                Ok(())
+            }
+            Err(error) => {
+                if error.is_indeterminate() {
+                    self.ledger.maybe_deleted.insert(id);
+                }
+                Err(("delete", error))
+            }
+        }
+    }
+
+    /// Nothing is accepted any more, and what is there can still be looked at.
+    fn check_poisoned(&self, store: &Store) -> Outcome<()> {
+        let queue = words(store.find("q"), "find")?.ok_or("the queue is gone")?;
+        let refused = |error: Option<Error>, what: &str| match error {
+            Some(error) if *error.kind() == ErrorKind::Poisoned && !error.is_indeterminate() => {
+                Ok(())
+            }
+            other => Err(format!("{what} on a poisoned store: {other:?}")),
+        };
+        refused(queue.insert("x").err(), "insert")?;
+        refused(queue.try_get().err(), "get")?;
+        refused(store.sync().err(), "sync")?;
+        words(queue.peek(), "peek").map(|_| ())
+    }
+}
+
+/// Everything in a store.
+fn content_of(disk: &Disk) -> Outcome<BTreeMap<u64, Content>> {
+    let clock = Clock::new();
+    // A delivery that was dropped has failed, and waits for its next attempt.
+    clock.advance(Duration::from_secs(7200));
+    let store = words(options().open_simulated(disk, &clock), "open")?;
+    let recovery = store.recovery();
+    if !recovery.damaged.is_empty() || !recovery.bad_cursors.is_empty() {
+        return Err(format!("a failed sync is not damage: {recovery:?}"));
+    }
+    let mut found = BTreeMap::new();
+    let Some(queue) = words(store.find("q"), "find")? else { return Ok(found) };
+    loop {
+        let got = words(queue.get_batch(50, Duration::ZERO), "get")?;
+        if got.is_empty() {
+            break;
+        }
+        for delivery in &got {
+            if found.insert(delivery.id().as_u64(), Content::of(delivery.payload())).is_some() {
+                return Err(format!("message {} came twice", delivery.id()));
+            }
+        }
+        words(queue.delete_batch(got), "delete")?;
+    }
+    words(queue.insert("it works"), "insert")?;
+    words(store.close(), "close")?;
+    Ok(found)
+}
+
+/// Crashes on top of the fault.
+fn check_crashes(disk: &Disk, ledger: &Ledger, number: u64) -> Outcome<u64> {
+    let seeds = [0, 1, mix(number), mix(number + 1)];
+    for seed in seeds {
+        let found = content_of(&disk.power_cut(seed)).and_then(|found| ledger.check(&found));
+        found.map_err(|why| format!("power cut {seed}: {why}"))?;
+    }
+    let first = content_of(&disk.kill()).map_err(|why| format!("kill: {why}"))?;
+    ledger.check(&first).map_err(|why| format!("kill: {why}"))?;
+    // What a reopened store serves is durable, though the disk has forgotten that it was to be written.
+    let reopened = disk.kill();
+    let store = words(options().open_simulated(&reopened, &Clock::new()), "reopen")?;
+    for seed in seeds {
+        let found = content_of(&reopened.power_cut(seed))?;
+        if found != first {
+            return Err(format!(
+                "kill, reopen, power cut {seed}: {} of {}",
+                found.len(),
+                first.len()
+            ));
+        }
+    }
+    drop(store);
+    Ok(2 * seeds.len() as u64 + 1)
+}
+
+/// Runs under a fault. How many states were visited, and whether anybody was told of the fault.
+fn run(fault: Fault, seed: u64) -> Outcome<(u64, bool)> {
+    let (disk, clock) = (Disk::new(), Clock::new());
+    disk.fail(fault);
+    let mut run = Run::default();
+    let opened = options().open_simulated(&disk, &clock).and_then(|s| s.queue("q").map(|_| s));
+    let Ok(store) = opened else {
+        let states = check_crashes(&disk, &run.ledger, seed)?;
+        disk.heal();
+        return content_of(&disk).map(|_| (states, true));
+    };
+    let mut random = Random::new(seed);
+    let mut states = 0;
+    for n in 0..OPERATIONS {
+        let before = run.errors;
+        run.operate(&store, fault, n, &mut random)
+            .map_err(|why| format!("operation {n}: {why}"))?;
+        if (before == 0 && run.errors > 0) || n + 1 == OPERATIONS {
+            let checked = check_crashes(&disk, &run.ledger, seed + n as u64);
+            states += checked.map_err(|why| format!("after operation {n}: {why}"))?;
+        }
+    }
+    let poisoned = run.failed == Some(ErrorKind::Poisoned);
+    run.held.clear();
+    let closed = store.close();
+    if poisoned && closed.is_ok() {
+        return Err("a poisoned store said that it was closed properly".to_owned());
+    }
+    drop(store);
+    disk.heal();
+    let found = content_of(&disk).map_err(|why| format!("after the close: {why}"))?;
+    run.ledger.check(&found).map_err(|why| format!("after the close: {why}"))?;
+    Ok((states, run.errors > 0))
+}
+
+#[test]
+fn a_failing_disk_is_reported_and_nothing_is_acknowledged_falsely() {
+    let kinds = [
+        (FaultKind::Sync, 90),
+        (FaultKind::SyncDir, 24),
+        (FaultKind::Reserve, 30),
+        (FaultKind::Write, 30),
+        (FaultKind::Create, 40),
+        (FaultKind::Map, 30),
+    ];
+    for (kind, most) in kinds {
+        let (mut states, mut told, mut runs) = (0, 0, 0);
+        for seed in 1..=super::number("MILLPOND_CRASH_SEEDS", 1) {
+            for (after, sticky) in (0..most).flat_map(|after| [(after, false), (after, true)]) {
+                let fault = Fault { kind, after, sticky };
+                match run(fault, seed) {
+                    Ok((visited, reported)) => {
+                        states += visited;
+                        told += u64::from(reported);
+                    }
+                    Err(why) => panic!("{fault:?}, seed {seed}: {why}"),
+                }
+                runs += 1;
+            }
+        }
+        println!("{kind:?}: {runs} runs, {told} of them with an error, {states} states");
+        assert!(told > 4, "{kind:?}: the fault hardly ever struck");
+    }
+}
+
+/// What settles needs no free space: it may use what is held back for it.
+#[test]
+#[ignore = "no room is held back for it yet"]
+fn with_no_byte_free_get_and_delete_go_on() {
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = options().open_simulated(&disk, &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    disk.fail(Fault { kind: FaultKind::Reserve, after: 0, sticky: true });
+    let full = loop {
+        if let Err(error) = queue.insert(vec![7; 500]) {
+            break error;
+        }
+    };
+    assert_eq!(*full.kind(), ErrorKind::DiskFull);
+    for n in 0..10_000 {
+        let delivery = queue.try_get().unwrap_or_else(|error| panic!("get {n}: {error}"));
+        let Some(delivery) = delivery else { return };
+        let settled = if n < 5000 { delivery.release() } else { delivery.delete() };
+        settled.unwrap_or_else(|error| panic!("settle {n}: {error}"));
+    }
+    panic!("messages without end");
+}

@@ -1,0 +1,146 @@
+//! Random operations, reopens and clock steps against a plain model in memory: all answers are equal.
+//!
+//! `PROPTEST_CASES` sets how many runs there are.
+
+mod reference;
+mod world;
+
+use millpond::State;
+use proptest::prelude::*;
+
+use reference::Options;
+use world::{NAMES, World};
+
+#[derive(Clone, Debug)]
+enum Op {
+    Insert { queue: usize, bytes: usize },
+    InsertBatch { queue: usize, count: usize },
+    Get { queue: usize, max: Option<usize> },
+    Peek { queue: usize },
+    Delete { which: usize },
+    DeleteBatch { queue: usize, which: usize, count: usize },
+    Release { which: usize, delay: u64 },
+    Fail { which: usize, delay: Option<u64> },
+    Bury { which: usize },
+    Extend { which: usize, lease: u64 },
+    Drop { which: usize },
+    Purge { queue: usize, state: State },
+    Declare { queue: usize, options: Options },
+    Remove { queue: usize },
+    Advance { by: u64 },
+    SetWallBack { by: u64 },
+    Step,
+    CloseAndReopen,
+    KillAndReopen,
+}
+
+fn a_queue() -> impl Strategy<Value = usize> {
+    prop_oneof![4 => Just(0), 2 => Just(1), 1 => Just(2)]
+}
+
+fn a_size() -> impl Strategy<Value = usize> {
+    prop_oneof![8 => 0usize..60, 2 => 10_000usize..30_000, 1 => 60_000usize..70_000]
+}
+
+/// Times that meet each other: delays, leases and steps of the clock are a few seconds.
+fn a_time() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(1), Just(1000), Just(2500), 1u64..4000]
+}
+
+fn options() -> impl Strategy<Value = Options> {
+    let lease = prop::option::of(a_time());
+    let max_attempts = prop::option::of(1u32..4);
+    let dead_letter = prop::option::of(prop::sample::select(NAMES.to_vec()));
+    let backoff = prop_oneof![Just(0), a_time()];
+    (lease, max_attempts, backoff, any::<bool>(), dead_letter).prop_map(
+        |(lease, max_attempts, backoff, release_on_drop, dead_letter)| Options {
+            lease,
+            max_attempts,
+            backoff,
+            release_on_drop,
+            dead_letter,
+        },
+    )
+}
+
+fn messages() -> impl Strategy<Value = Op> {
+    let which = 0usize..8;
+    let delay = || prop_oneof![Just(0), a_time()];
+    prop_oneof![
+        8 => (a_queue(), a_size()).prop_map(|(queue, bytes)| Op::Insert { queue, bytes }),
+        2 => (a_queue(), 0usize..5).prop_map(|(queue, count)| Op::InsertBatch { queue, count }),
+        6 => a_queue().prop_map(|queue| Op::Get { queue, max: None }),
+        3 => (a_queue(), 1usize..6).prop_map(|(queue, max)| Op::Get { queue, max: Some(max) }),
+        1 => a_queue().prop_map(|queue| Op::Peek { queue }),
+        4 => which.clone().prop_map(|which| Op::Delete { which }),
+        1 => (a_queue(), which.clone(), 0usize..5)
+            .prop_map(|(queue, which, count)| Op::DeleteBatch { queue, which, count }),
+        2 => (which.clone(), delay()).prop_map(|(which, delay)| Op::Release { which, delay }),
+        3 => (which.clone(), prop::option::of(delay()))
+            .prop_map(|(which, delay)| Op::Fail { which, delay }),
+        1 => which.clone().prop_map(|which| Op::Bury { which }),
+        1 => (which.clone(), a_time()).prop_map(|(which, lease)| Op::Extend { which, lease }),
+        1 => which.prop_map(|which| Op::Drop { which }),
+    ]
+}
+
+fn surroundings() -> impl Strategy<Value = Op> {
+    let states = vec![State::Ready, State::InFlight, State::Delayed, State::Buried];
+    prop_oneof![
+        2 => (a_queue(), prop::sample::select(states))
+            .prop_map(|(queue, state)| Op::Purge { queue, state }),
+        3 => (a_queue(), options()).prop_map(|(queue, options)| Op::Declare { queue, options }),
+        2 => a_queue().prop_map(|queue| Op::Remove { queue }),
+        4 => a_time().prop_map(|by| Op::Advance { by }),
+        1 => a_time().prop_map(|by| Op::SetWallBack { by }),
+        4 => Just(Op::Step),
+        2 => Just(Op::CloseAndReopen),
+        3 => Just(Op::KillAndReopen),
+    ]
+}
+
+fn apply(world: &mut World, op: &Op) {
+    match op.clone() {
+        Op::Insert { queue, bytes } => world.insert(NAMES[queue], bytes),
+        Op::InsertBatch { queue, count } => world.insert_batch(NAMES[queue], count),
+        Op::Get { queue, max } => world.get(NAMES[queue], max),
+        Op::Peek { queue } => world.peek(NAMES[queue]),
+        Op::Delete { which } => world.delete(which),
+        Op::DeleteBatch { queue, which, count } => world.delete_batch(NAMES[queue], which, count),
+        Op::Release { which, delay } => world.release(which, delay),
+        Op::Fail { which, delay } => world.fail(which, delay),
+        Op::Bury { which } => world.bury(which),
+        Op::Extend { which, lease } => world.extend(which, lease),
+        Op::Drop { which } => world.drop_held(which),
+        Op::Purge { queue, state } => world.purge(NAMES[queue], state),
+        Op::Declare { queue, options } => world.declare(NAMES[queue], options),
+        Op::Remove { queue } => world.remove(NAMES[queue]),
+        Op::Advance { by } => world.advance(by),
+        Op::SetWallBack { by } => world.set_wall_back(by),
+        Op::Step => world.step(),
+        Op::CloseAndReopen => world.close_and_reopen(),
+        Op::KillAndReopen => world.kill_and_reopen(),
+    }
+}
+
+fn cases() -> u32 {
+    let set = std::env::var("PROPTEST_CASES").ok();
+    set.and_then(|cases| cases.parse().ok()).unwrap_or(800)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_store_answers_as_a_plain_model_does(
+        sync in any::<bool>(),
+        ops in prop::collection::vec(prop_oneof![3 => messages(), 1 => surroundings()], 1..80),
+    ) {
+        let mut world = World::new(sync);
+        for op in &ops {
+            apply(&mut world, op);
+            world.compare();
+        }
+        world.drain();
+    }
+}

@@ -1,0 +1,349 @@
+//! What a store is, in a few dozen lines without a file: the model that the real one is compared with.
+//!
+//! Times are in milliseconds. Messages are in the order of their inserts, and go by that number: the ids are the
+//! store's to choose, and the model learns them.
+
+use std::collections::BTreeMap;
+
+pub type Seq = usize;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Untouched,
+    GivenBack,
+    /// Until the lease ends, by the monotonic clock.
+    InFlight(Option<u64>),
+    /// Until then, by the wall clock.
+    Delayed(u64),
+    Buried,
+}
+
+#[derive(Clone, Debug)]
+pub struct Message {
+    pub payload: Vec<u8>,
+    pub id: Option<u64>,
+    /// The first message of those that this one was moved from.
+    pub origin: Seq,
+    pub place: Place,
+    pub attempts: u32,
+    /// The delivery that may settle it.
+    pub holder: Option<u64>,
+    /// The time for which it was delayed, which has come.
+    pub was_due: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    pub lease: Option<u64>,
+    pub max_attempts: Option<u32>,
+    pub backoff: u64,
+    pub release_on_drop: bool,
+    pub dead_letter: Option<&'static str>,
+}
+
+impl Default for Options {
+    /// The library's, but for the backoff, which no test waits long enough for to tell.
+    fn default() -> Options {
+        Options {
+            lease: Some(30 * 60 * 1000),
+            max_attempts: None,
+            backoff: 100,
+            release_on_drop: false,
+            dead_letter: None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Queue {
+    /// Whether the options are the defaults, with a backoff that doubles.
+    pub options: Options,
+    pub doubling: bool,
+    pub messages: BTreeMap<Seq, Message>,
+    /// Differs between two queues of one name, the first of which was removed.
+    pub incarnation: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub ready: u64,
+    pub in_flight: u64,
+    pub delayed: u64,
+    pub buried: u64,
+}
+
+/// What a delivery holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub queue: &'static str,
+    pub incarnation: u64,
+    pub seq: Seq,
+    pub token: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    Stale,
+    NotFound,
+    NotEmpty,
+    Invalid,
+}
+
+/// What became of a failed message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    RetryAt(u64),
+    DeadLettered,
+    Buried,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    pub queues: BTreeMap<&'static str, Queue>,
+    pub mono: u64,
+    pub wall: u64,
+    next_seq: Seq,
+    next_token: u64,
+    incarnations: u64,
+}
+
+impl Queue {
+    /// The next one to go out: given back ones first.
+    pub fn first(&self) -> Option<Seq> {
+        let at = |place: Place| self.messages.iter().find(|(_, m)| m.place == place);
+        at(Place::GivenBack).or_else(|| at(Place::Untouched)).map(|(seq, _)| *seq)
+    }
+
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for message in self.messages.values() {
+            match message.place {
+                Place::Untouched | Place::GivenBack => counts.ready += 1,
+                Place::InFlight(_) => counts.in_flight += 1,
+                Place::Delayed(_) => counts.delayed += 1,
+                Place::Buried => counts.buried += 1,
+            }
+        }
+        counts
+    }
+
+    fn is_exhausted(&self, seq: Seq) -> bool {
+        self.options.max_attempts.is_some_and(|most| self.messages[&seq].attempts >= most)
+    }
+
+    fn backoff(&self, attempts: u32) -> u64 {
+        if !self.doubling {
+            return self.options.backoff;
+        }
+        (self.options.backoff << attempts.saturating_sub(1).min(31)).min(60_000)
+    }
+}
+
+impl Model {
+    fn new_queue(&mut self, options: Options, doubling: bool) -> Queue {
+        self.incarnations += 1;
+        Queue { options, doubling, messages: BTreeMap::new(), incarnation: self.incarnations }
+    }
+
+    pub fn open_queue(&mut self, name: &'static str) {
+        if !self.queues.contains_key(name) {
+            let queue = self.new_queue(Options::default(), true);
+            self.queues.insert(name, queue);
+        }
+    }
+
+    pub fn declare(&mut self, name: &'static str, options: Options) -> Result<(), Refused> {
+        let mut next = options.dead_letter;
+        while let Some(dead) = next {
+            if dead == name {
+                return Err(Refused::Invalid);
+            }
+            next = self.queues.get(dead).and_then(|queue| queue.options.dead_letter);
+        }
+        if let Some(dead) = options.dead_letter {
+            self.open_queue(dead);
+        }
+        self.open_queue(name);
+        let queue = self.queues.get_mut(name).unwrap();
+        queue.options = options;
+        queue.doubling = false;
+        Ok(())
+    }
+
+    pub fn remove(&mut self, name: &'static str) -> Result<(), Refused> {
+        let queue = self.queues.get(name).ok_or(Refused::NotFound)?;
+        if !queue.messages.is_empty() {
+            return Err(Refused::NotEmpty);
+        }
+        self.queues.remove(name);
+        Ok(())
+    }
+
+    pub fn insert(&mut self, name: &'static str, payload: Vec<u8>) -> Seq {
+        let seq = self.next_seq;
+        self.insert_as(name, payload, seq)
+    }
+
+    fn insert_as(&mut self, name: &'static str, payload: Vec<u8>, origin: Seq) -> Seq {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        let message = Message {
+            payload,
+            id: None,
+            origin,
+            place: Place::Untouched,
+            attempts: 0,
+            holder: None,
+            was_due: None,
+        };
+        self.queues.get_mut(name).unwrap().messages.insert(seq, message);
+        seq
+    }
+
+    /// Lets what is due become ready, and what has outlived its lease.
+    pub fn observe(&mut self) {
+        for queue in self.queues.values_mut() {
+            for message in queue.messages.values_mut() {
+                match message.place {
+                    Place::Delayed(due) if due <= self.wall => {
+                        message.place = Place::GivenBack;
+                        message.was_due = Some(due);
+                    }
+                    Place::InFlight(Some(end)) if end <= self.mono => {
+                        message.place = Place::GivenBack;
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Takes up to `max`. A message without attempts left goes out of circulation when it is its turn, and ends a batch.
+    pub fn get(&mut self, name: &'static str, max: usize) -> Vec<Held> {
+        let mut taken = Vec::new();
+        while taken.len() < max {
+            let queue = self.queues.get_mut(name).unwrap();
+            let Some(seq) = queue.first() else { break };
+            if queue.is_exhausted(seq) {
+                if !taken.is_empty() {
+                    break;
+                }
+                self.retire(name, seq);
+                continue;
+            }
+            self.next_token += 1;
+            let token = self.next_token;
+            let deadline = queue.options.lease.map(|lease| self.mono + lease);
+            let incarnation = queue.incarnation;
+            let message = queue.messages.get_mut(&seq).unwrap();
+            message.place = Place::InFlight(deadline);
+            message.attempts += 1;
+            message.holder = Some(token);
+            taken.push(Held { queue: name, incarnation, seq, token });
+        }
+        taken
+    }
+
+    /// Moves a message to the dead letter queue, or buries it.
+    fn retire(&mut self, name: &'static str, seq: Seq) -> Fate {
+        let dead = self.queues[name].options.dead_letter;
+        let messages = &mut self.queues.get_mut(name).unwrap().messages;
+        let Some(dead) = dead else {
+            let message = messages.get_mut(&seq).unwrap();
+            message.place = Place::Buried;
+            message.holder = None;
+            return Fate::Buried;
+        };
+        let Message { payload, origin, .. } = messages.remove(&seq).unwrap();
+        self.open_queue(dead);
+        self.insert_as(dead, payload, origin);
+        Fate::DeadLettered
+    }
+
+    fn held(&mut self, held: Held) -> Result<&mut Message, Refused> {
+        let queue = self.queues.get_mut(held.queue);
+        let queue = queue.filter(|queue| queue.incarnation == held.incarnation);
+        let message = queue.ok_or(Refused::NotFound)?.messages.get_mut(&held.seq);
+        message.filter(|message| message.holder == Some(held.token)).ok_or(Refused::Stale)
+    }
+
+    pub fn delete(&mut self, held: Held) -> Result<(), Refused> {
+        self.held(held)?;
+        self.queues.get_mut(held.queue).unwrap().messages.remove(&held.seq);
+        Ok(())
+    }
+
+    fn give_back(&mut self, held: Held, delay: u64) -> Result<u64, Refused> {
+        let due = self.wall + delay;
+        let message = self.held(held)?;
+        message.holder = None;
+        message.place = if delay == 0 { Place::GivenBack } else { Place::Delayed(due) };
+        message.was_due = None;
+        Ok(due)
+    }
+
+    pub fn release(&mut self, held: Held, delay: u64) -> Result<(), Refused> {
+        self.give_back(held, delay)?;
+        let message = self.queues.get_mut(held.queue).unwrap().messages.get_mut(&held.seq);
+        message.unwrap().attempts -= 1;
+        Ok(())
+    }
+
+    pub fn fail(&mut self, held: Held, delay: Option<u64>) -> Result<Fate, Refused> {
+        let attempts = self.held(held)?.attempts;
+        let queue = &self.queues[held.queue];
+        if queue.is_exhausted(held.seq) {
+            return Ok(self.retire(held.queue, held.seq));
+        }
+        let delay = delay.unwrap_or_else(|| queue.backoff(attempts));
+        self.give_back(held, delay).map(Fate::RetryAt)
+    }
+
+    pub fn bury(&mut self, held: Held) -> Result<(), Refused> {
+        self.held(held)?;
+        self.retire(held.queue, held.seq);
+        Ok(())
+    }
+
+    pub fn extend(&mut self, held: Held, lease: u64) -> Result<(), Refused> {
+        let deadline = self.mono + lease;
+        self.held(held)?.place = Place::InFlight(Some(deadline));
+        Ok(())
+    }
+
+    /// A delivery goes out of scope.
+    pub fn drop(&mut self, held: Held) {
+        let _ = match self.queues.get(held.queue).map(|queue| queue.options.release_on_drop) {
+            Some(true) => self.release(held, 0),
+            Some(false) => self.fail(held, None).map(|_| ()),
+            None => Ok(()),
+        };
+    }
+
+    pub fn purge(&mut self, name: &'static str, hits: impl Fn(Place) -> bool) -> u64 {
+        let messages = &mut self.queues.get_mut(name).unwrap().messages;
+        let before = messages.len();
+        messages.retain(|_, message| !hits(message.place));
+        (before - messages.len()) as u64
+    }
+
+    /// The process ends, by a close (which gives back uncounted) or a kill. Returns how many were in flight.
+    pub fn end(&mut self, closed: bool) -> u64 {
+        let mut in_flight = 0;
+        for message in self.queues.values_mut().flat_map(|queue| queue.messages.values_mut()) {
+            message.holder = None;
+            if matches!(message.place, Place::InFlight(_)) {
+                in_flight += 1;
+                message.place = Place::GivenBack;
+                message.attempts -= u32::from(closed);
+            }
+        }
+        in_flight
+    }
+
+    /// The latest of the times that have come and that the log may still say are to come.
+    pub fn latest_due(&self) -> u64 {
+        let messages = self.queues.values().flat_map(|queue| queue.messages.values());
+        messages.filter_map(|message| message.was_due).max().unwrap_or(0)
+    }
+}

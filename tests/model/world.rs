@@ -1,0 +1,352 @@
+//! The real store beside the model: every operation is done to both, and what they answer is compared.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use millpond::testing::{Clock, Disk, step};
+use millpond::{
+    Backoff, Delivery, Durability, ErrorKind, Fate, OnDrop, Queue, QueueOptions, State, Store,
+};
+
+use crate::reference::{self, Held, Model, Options, Place, Refused, Seq};
+
+pub const NAMES: [&str; 3] = ["a", "b", "c"];
+
+/// 2023-11-14.
+const WALL_MS: u64 = 1_700_000_000_000;
+
+pub struct World {
+    disk: Disk,
+    clock: Clock,
+    store: Store,
+    sync: bool,
+    pub model: Model,
+    held: Vec<(Delivery, Held)>,
+    /// Handles of queues that were removed since.
+    removed: Vec<Queue>,
+    highest_id: u64,
+    count: usize,
+}
+
+fn open(disk: &Disk, clock: &Clock, sync: bool) -> Store {
+    let durability = if sync { Durability::Sync } else { Durability::Process };
+    let options = Store::options().segment_bytes(64 << 10).durability(durability);
+    options.open_simulated(disk, clock).unwrap()
+}
+
+pub fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn kind(refused: Refused) -> ErrorKind {
+    match refused {
+        Refused::Stale => ErrorKind::StaleDelivery,
+        Refused::NotFound => ErrorKind::NotFound,
+        Refused::NotEmpty => ErrorKind::NotEmpty,
+        Refused::Invalid => ErrorKind::InvalidArgument,
+    }
+}
+
+/// Both did it, or both refused for the same reason.
+fn same<T: PartialEq + std::fmt::Debug>(
+    real: millpond::Result<T>,
+    model: Result<T, Refused>,
+    what: &str,
+) {
+    assert_eq!(real.map_err(|error| error.kind().clone()), model.map_err(kind), "{what}");
+}
+
+impl World {
+    pub fn new(sync: bool) -> World {
+        let (disk, clock) = (Disk::new(), Clock::new());
+        clock.set_wall_ms(WALL_MS);
+        let store = open(&disk, &clock, sync);
+        World {
+            disk,
+            clock,
+            store,
+            sync,
+            model: Model { wall: WALL_MS, ..Model::default() },
+            held: Vec::new(),
+            removed: Vec::new(),
+            highest_id: 0,
+            count: 0,
+        }
+    }
+
+    fn queue(&mut self, name: &'static str) -> Queue {
+        self.model.open_queue(name);
+        self.store.queue(name).unwrap()
+    }
+
+    fn payload(&mut self, bytes: usize) -> Vec<u8> {
+        self.count += 1;
+        format!("{} ", self.count).bytes().cycle().take(bytes).collect()
+    }
+
+    fn new_id(&mut self, name: &'static str, seq: Seq, id: u64) {
+        assert!(id > self.highest_id, "id {id} is not above {}", self.highest_id);
+        self.highest_id = id;
+        self.model.queues.get_mut(name).unwrap().messages.get_mut(&seq).unwrap().id = Some(id);
+    }
+
+    pub fn insert(&mut self, name: &'static str, bytes: usize) {
+        let queue = self.queue(name);
+        let payload = self.payload(bytes);
+        let id = queue.insert(&payload).unwrap().as_u64();
+        let seq = self.model.insert(name, payload);
+        self.new_id(name, seq, id);
+    }
+
+    pub fn insert_batch(&mut self, name: &'static str, count: usize) {
+        let queue = self.queue(name);
+        let payloads: Vec<Vec<u8>> = (0..count).map(|n| self.payload(n * 7)).collect();
+        let ids = queue.insert_batch(&payloads).unwrap();
+        assert_eq!(ids.len(), count);
+        assert!(ids.windows(2).all(|pair| pair[0].as_u64() + 1 == pair[1].as_u64()));
+        for (id, payload) in ids.iter().zip(payloads) {
+            let seq = self.model.insert(name, payload);
+            self.new_id(name, seq, id.as_u64());
+        }
+    }
+
+    /// Compares a message with the model's, which learns the ids of moved ones here.
+    fn same_message(&mut self, name: &'static str, seq: Seq, id: u64, payload: &[u8]) {
+        let message = self.model.queues.get_mut(name).unwrap().messages.get_mut(&seq).unwrap();
+        assert_eq!(*message.id.get_or_insert(id), id);
+        assert!(message.payload == payload, "the payload of message {id}");
+        self.highest_id = self.highest_id.max(id);
+    }
+
+    pub fn get(&mut self, name: &'static str, max: Option<usize>) {
+        let queue = self.queue(name);
+        let real = match max {
+            Some(max) => queue.get_batch(max, Duration::ZERO).unwrap(),
+            None => Vec::from_iter(queue.try_get().unwrap()),
+        };
+        let model = self.model.get(name, max.unwrap_or(1));
+        assert_eq!(real.len(), model.len(), "messages from {name}");
+        for (delivery, held) in real.into_iter().zip(model) {
+            self.same_message(name, held.seq, delivery.id().as_u64(), delivery.payload());
+            let message = &self.model.queues[name].messages[&held.seq];
+            assert_eq!(delivery.attempt(), message.attempts, "attempts of {}", delivery.id());
+            assert_eq!(delivery.queue(), name);
+            if message.origin == held.seq {
+                assert_eq!(delivery.origin_id(), delivery.id());
+            } else {
+                assert!(delivery.origin_id() < delivery.id());
+            }
+            self.held.push((delivery, held));
+        }
+    }
+
+    pub fn peek(&mut self, name: &'static str) {
+        let queue = self.queue(name);
+        let real = queue.peek().unwrap();
+        let model = self.model.queues[name].first();
+        assert_eq!(real.is_some(), model.is_some(), "a message to peek at in {name}");
+        let Some((entry, seq)) = real.zip(model) else { return };
+        self.same_message(name, seq, entry.id().as_u64(), entry.payload());
+        assert_eq!(entry.attempt(), self.model.queues[name].messages[&seq].attempts + 1);
+    }
+
+    fn take_held(&mut self, which: usize) -> Option<(Delivery, Held)> {
+        if self.held.is_empty() {
+            return None;
+        }
+        let at = which % self.held.len();
+        Some(self.held.remove(at))
+    }
+
+    pub fn delete(&mut self, which: usize) {
+        let Some((delivery, held)) = self.take_held(which) else { return };
+        same(delivery.delete(), self.model.delete(held), "delete");
+    }
+
+    pub fn delete_batch(&mut self, name: &'static str, which: usize, count: usize) {
+        let queue = self.queue(name);
+        let batch: Vec<_> = (0..count).filter_map(|_| self.take_held(which)).collect();
+        let deleted = batch.iter().filter(|(_, held)| self.model.delete(*held).is_ok()).count();
+        let stale = batch.len() - deleted;
+        let real = queue.delete_batch(batch.into_iter().map(|(delivery, _)| delivery)).unwrap();
+        assert_eq!((real.deleted, real.stale), (deleted as u64, stale as u64));
+    }
+
+    pub fn release(&mut self, which: usize, delay: u64) {
+        let Some((delivery, held)) = self.take_held(which) else { return };
+        let real = match delay {
+            0 => delivery.release(),
+            delay => delivery.release_after(ms(delay)),
+        };
+        same(real, self.model.release(held, delay), "release");
+    }
+
+    pub fn fail(&mut self, which: usize, delay: Option<u64>) {
+        let Some((delivery, held)) = self.take_held(which) else { return };
+        let real = match delay {
+            None => delivery.fail("no"),
+            Some(delay) => delivery.fail_after("no", ms(delay)),
+        };
+        let since_epoch = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap().as_millis();
+        let real = real.map(|fate| match fate {
+            Fate::RetryAt(at) => reference::Fate::RetryAt(since_epoch(at) as u64),
+            Fate::DeadLettered => reference::Fate::DeadLettered,
+            Fate::Buried => reference::Fate::Buried,
+            other => panic!("an unknown fate: {other:?}"),
+        });
+        same(real, self.model.fail(held, delay), "fail");
+    }
+
+    pub fn bury(&mut self, which: usize) {
+        let Some((delivery, held)) = self.take_held(which) else { return };
+        same(delivery.bury("no"), self.model.bury(held), "bury");
+    }
+
+    pub fn extend(&mut self, which: usize, lease: u64) {
+        let Some((delivery, held)) = self.take_held(which) else { return };
+        same(delivery.extend(ms(lease)), self.model.extend(held, lease), "extend");
+        self.held.push((delivery, held));
+    }
+
+    pub fn drop_held(&mut self, which: usize) {
+        let Some((delivery, held)) = self.take_held(which) else { return };
+        drop(delivery);
+        self.model.drop(held);
+    }
+
+    pub fn purge(&mut self, name: &'static str, state: State) {
+        let queue = self.queue(name);
+        let model = self.model.purge(name, |place| match state {
+            State::Ready => matches!(place, Place::Untouched | Place::GivenBack),
+            State::InFlight => matches!(place, Place::InFlight(_)),
+            State::Delayed => matches!(place, Place::Delayed(_)),
+            _ => place == Place::Buried,
+        });
+        assert_eq!(queue.purge(state).unwrap(), model, "purged of {state:?}");
+    }
+
+    pub fn declare(&mut self, name: &'static str, options: Options) {
+        let mut real = QueueOptions::new()
+            .lease(options.lease.map(ms))
+            .max_attempts(options.max_attempts)
+            .backoff(Backoff::Fixed(ms(options.backoff)));
+        if options.release_on_drop {
+            real = real.on_drop(OnDrop::Release);
+        }
+        if let Some(dead) = options.dead_letter {
+            real = real.dead_letter(dead);
+        }
+        same(
+            self.store.declare(name, real).map(|_| ()),
+            self.model.declare(name, options),
+            "declare",
+        );
+    }
+
+    pub fn remove(&mut self, name: &'static str) {
+        let old = self.store.find(name).unwrap();
+        let model = self.model.remove(name);
+        if model.is_ok() {
+            self.removed.extend(old);
+        }
+        same(self.store.remove(name), model, "remove");
+    }
+
+    pub fn advance(&mut self, by: u64) {
+        self.clock.advance(ms(by));
+        self.model.mono += by;
+        self.model.wall += by;
+    }
+
+    pub fn set_wall_back(&mut self, by: u64) {
+        self.model.wall -= by;
+        self.clock.set_wall_ms(self.model.wall);
+    }
+
+    pub fn step(&mut self) {
+        step(&self.store).unwrap();
+    }
+
+    pub fn close_and_reopen(&mut self) {
+        self.store.close().unwrap();
+        if let Some((delivery, _)) = self.take_held(0) {
+            assert_eq!(delivery.delete().unwrap_err().kind(), &ErrorKind::Closed);
+        }
+        self.held.clear();
+        self.removed.clear();
+        self.model.end(true);
+        self.store = open(&self.disk, &self.clock, self.sync);
+        assert!(self.store.recovery().clean, "{:?}", self.store.recovery());
+        self.check_recovery();
+    }
+
+    pub fn kill_and_reopen(&mut self) {
+        // A time that has come is not recorded. With the clock behind it again, it may or may not come again.
+        let behind = self.model.latest_due().saturating_sub(self.model.wall);
+        self.model.wall += behind;
+        self.clock.set_wall_ms(self.model.wall);
+        let disk = self.disk.kill();
+        self.held.clear();
+        self.removed.clear();
+        let in_flight = self.model.end(false);
+        self.store = open(&disk, &self.clock, self.sync);
+        self.disk = disk;
+        // Leases that had run out are still "in flight" in the log.
+        assert!(self.store.recovery().redelivered >= in_flight);
+        self.check_recovery();
+    }
+
+    fn check_recovery(&self) {
+        let recovery = self.store.recovery();
+        assert_eq!(recovery.damaged, []);
+        assert!(recovery.bad_cursors.is_empty() && !recovery.full_walk);
+        assert!(recovery.renamed_queues.is_empty());
+    }
+
+    /// Everything that can be seen without changing anything.
+    pub fn compare(&mut self) {
+        if self.sync {
+            // Under `Sync`, what was moved to another queue can be got once it is durable.
+            self.store.sync().unwrap();
+        }
+        self.model.observe();
+        let names: Vec<&str> = self.model.queues.keys().copied().collect();
+        assert_eq!(self.store.queue_names(), names);
+        for (name, queue) in &self.model.queues {
+            let real = self.store.find(name).unwrap().unwrap().stats().unwrap();
+            let model = queue.counts();
+            let real = reference::Counts {
+                ready: real.ready,
+                in_flight: real.in_flight,
+                delayed: real.delayed,
+                buried: real.buried,
+            };
+            assert_eq!(real, model, "counts of {name}");
+        }
+        let stats = self.store.stats();
+        let messages: usize = self.model.queues.values().map(|queue| queue.messages.len()).sum();
+        assert_eq!((stats.queues, stats.messages), (names.len(), messages as u64));
+        assert_eq!((stats.damaged_messages, &stats.damage[..]), (0, &[][..]));
+        for queue in &self.removed {
+            assert_eq!(queue.insert("x").unwrap_err().kind(), &ErrorKind::NotFound);
+            assert_eq!(queue.try_get().unwrap_err().kind(), &ErrorKind::NotFound);
+        }
+    }
+
+    /// Everything is there in the end, in its order.
+    pub fn drain(&mut self) {
+        self.close_and_reopen();
+        self.advance(120_000);
+        self.compare();
+        for name in NAMES {
+            let mut before = None;
+            while before != Some(self.held.len()) {
+                before = Some(self.held.len());
+                self.get(name, Some(5));
+            }
+        }
+        while !self.held.is_empty() {
+            self.delete(0);
+        }
+        self.compare();
+    }
+}
