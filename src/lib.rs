@@ -23,6 +23,10 @@
 // Files, clocks, threads and random numbers have one home each, see clippy.toml. The tests may use them.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;
+
 mod clock;
 mod cursor;
 mod delivery;

@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeBounds;
+use std::ops::{Bound, RangeBounds};
 use std::time::{Duration, Instant};
 
 use super::entry::{Entry, Place};
@@ -127,9 +127,14 @@ impl QueueState {
         }
     }
 
-    /// The message that goes out again after `n` others, with its priority.
-    pub fn nth_ready(&self, n: usize) -> Option<(u8, u64)> {
-        self.ready.iter().nth(n).map(|&(Reverse(priority), id)| (priority, id))
+    /// The message that goes out again behind that one, or before all others, with its priority.
+    pub fn next_ready(&self, behind: Option<(u8, u64)>) -> Option<(u8, u64)> {
+        let from = match behind {
+            Some((priority, id)) => Bound::Excluded((Reverse(priority), id)),
+            None => Bound::Unbounded,
+        };
+        let next = self.ready.range((from, Bound::Unbounded)).next();
+        next.map(|&(Reverse(priority), id)| (priority, id))
     }
 
     /// When the next lease ends.
@@ -185,7 +190,7 @@ mod tests {
         q.put(4, Entry::given_back(0, 1));
         q.put(7, Entry::given_back(5, 1));
         let mut order = Vec::new();
-        while let Some((_, id)) = q.nth_ready(0) {
+        while let Some((_, id)) = q.next_ready(None) {
             order.push(id);
             q.remove(id);
         }
@@ -226,10 +231,10 @@ mod tests {
         q.put(3, Entry::delayed(0, 1, 500));
         q.put(2, Entry::delayed(0, 1, 700));
         q.advance(base, 499);
-        assert_eq!(q.nth_ready(0), None);
+        assert_eq!(q.next_ready(None), None);
         assert_eq!(q.sleep_for(base, 499), Some(Duration::from_millis(1)));
         q.advance(base, 500);
-        assert_eq!(q.nth_ready(0), Some((0, 3)));
+        assert_eq!(q.next_ready(None), Some((0, 3)));
         q.advance(base, 700);
         assert_eq!((q.delayed(), q.ready.len()), (0, 2));
     }

@@ -92,8 +92,11 @@ impl Engine {
                 }
             }
         };
-        if self.settings.durability == Durability::Sync {
+        // Messages of a queue that has become a synced one are seen once they are durable.
+        let synced = queue.durability() == Durability::Sync;
+        if synced || self.settings.durability == Durability::Sync {
             self.sync_to(end)?;
+            self.wake_waiters(&queue, usize::MAX);
         }
         Ok(queue)
     }
@@ -181,12 +184,20 @@ impl Engine {
                     ),
                 ));
             }
-            // Inserts look at this under the append lock, so that none comes in from now on.
-            entry.shared.removed.store(true, Ordering::Release);
         }
         let mut body = Vec::new();
         encode_queue(id, &mut body);
-        match self.log.append(&[Draft::record(REMOVE, &body)], Purpose::Settle, None, None) {
+        let Some(entry) = state.queues.get(&id) else { return Err(super::removed()) };
+        let draft = [Draft::record(REMOVE, &body)];
+        // Inserts look at `removed` under the append lock: none comes in from then on, and none is refused before.
+        let appended = self.log.append_if(&draft, Purpose::Settle, None, |tail| {
+            if entry.live(tail) > 0 {
+                return Err(Refused::Removed);
+            }
+            entry.shared.removed.store(true, Ordering::Release);
+            Ok(())
+        });
+        match appended {
             Ok(appended) => {
                 if let Some(entry) = state.queues.remove(&id) {
                     state.names.remove(&entry.shared.name);
@@ -195,12 +206,11 @@ impl Engine {
                 self.after_append(&appended);
                 Ok(Ok(appended.end))
             }
-            Err(refused) => {
-                if let Some(entry) = state.queues.get(&id) {
-                    entry.shared.removed.store(false, Ordering::Release);
-                }
-                Ok(Err(refused))
+            Err(Refused::Removed) => {
+                let what = format!("a message has come into queue {:?}", entry.shared.name);
+                Err(Error::new(ErrorKind::NotEmpty, what))
             }
+            Err(refused) => Ok(Err(refused)),
         }
     }
 

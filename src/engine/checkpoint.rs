@@ -27,7 +27,7 @@ use crate::options::QueueOptions;
 use crate::report::Damage;
 
 /// Ids that a cursor reserves ahead of those given out.
-const IDS_RESERVED: u64 = 1 << 22;
+pub(super) const IDS_RESERVED: u64 = 1 << 22;
 
 /// The least log between two cursors that are written because of the log's growth.
 const LOG_BYTES_MIN: u64 = 16 << 20;
@@ -59,6 +59,7 @@ impl Engine {
             Ok(()) => Ok(true),
             // There is no space for it now. Work goes on without, until the log has grown too long for that.
             Err(error) if error.is_retryable() => {
+                self.lock_state().reclaimable = true;
                 maintenance.retry_at = self.log.tail().written_bytes() + (1 << 20);
                 Ok(false)
             }
@@ -164,6 +165,9 @@ impl Engine {
         let mut state = self.lock_state();
         let mut tail = self.log.tail();
         state.absorb(&mut tail);
+        if clean {
+            tail.end_appending();
+        }
         let position = tail.end();
         let header = CursorHeader {
             clean,

@@ -30,7 +30,13 @@ impl Engine {
         self.wake_all_waiters();
         let began_with = self.wait_for_flight(wait);
         self.background.stop();
-        let outcome = self.finish_close(began_with);
+        let released = self.release_all();
+        // Held to the end: nobody makes files in the directory once its lock is given up.
+        let mut maintenance = self.maintenance.lock();
+        let outcome = released.and_then(|released| {
+            self.checkpoint(&mut maintenance, true)?;
+            Ok(Closed { settled: began_with.saturating_sub(released), released })
+        });
         {
             // Whoever holds this lock and found the store open may rely on the log having an end.
             let mut state = self.lock_state();
@@ -82,18 +88,9 @@ impl Engine {
         }
     }
 
-    fn finish_close(&self, began_with: u64) -> Result<Closed> {
-        if self.log.is_poisoned() {
-            return Err(self.poisoned());
-        }
-        let released = self.release_all()?;
-        let mut maintenance = self.maintenance.lock();
-        self.checkpoint(&mut maintenance, true)?;
-        Ok(Closed { settled: began_with.saturating_sub(released), released })
-    }
-
     /// Gives back whatever is in flight, uncounted.
     fn release_all(&self) -> Result<u64> {
+        self.check_alive()?;
         let mut released = 0;
         loop {
             let mut state = self.lock_state();

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use super::checkpoint::IDS_RESERVED;
 use super::{Engine, QueueShared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::insert::InsertHead;
@@ -39,6 +40,12 @@ impl Engine {
         for payload in payloads {
             self.check_size(payload.len())?;
             frames_bytes += payload.len() as u64 + OVERHEAD_BYTES;
+        }
+        if payloads.len() as u64 > IDS_RESERVED {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!("a batch of {} messages; it can have {IDS_RESERVED}", payloads.len()),
+            ));
         }
         // A run lies within one segment.
         let capacity = frames_capacity(self.settings.segment_bytes as u32);

@@ -21,7 +21,7 @@ mod take;
 mod walk;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::clock::{Now, TimeSource};
@@ -55,6 +55,9 @@ pub(crate) struct Engine {
     state: Lock<State>,
     maintenance: Lock<Maintenance>,
     background: Background,
+    /// The end of the last move into a queue whose messages are seen once they are durable. Nobody waits for that
+    /// move, so whoever syncs past it wakes the consumers.
+    unseen: AtomicU64,
     /// No more gets.
     closing: AtomicBool,
     /// Wakes whoever waits for the last message in flight while the store closes.
@@ -105,7 +108,20 @@ impl Engine {
         self.log.sync_to(end).map_err(|failed| {
             self.on_poison();
             poisoned(Some(failed)).indeterminate()
-        })
+        })?;
+        self.wake_for_unseen();
+        Ok(())
+    }
+
+    /// Wakes consumers of messages that were moved, and have become durable by whoever's sync.
+    fn wake_for_unseen(&self) {
+        let unseen = self.unseen.load(Ordering::SeqCst);
+        if unseen == 0 || unseen > self.log.synced_through().as_u64() {
+            return;
+        }
+        if self.unseen.compare_exchange(unseen, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            self.wake_all_waiters();
+        }
     }
 
     /// Makes everything durable that was done before the call.

@@ -14,9 +14,10 @@
 //! which the next open passes over, because nothing names them. Doing it all again finds the same log each time.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::background::Background;
+use super::checkpoint::IDS_RESERVED;
 use super::maintenance::Maintenance;
 use super::replay::{Known, Replay};
 use super::state::{SegmentState, State};
@@ -82,6 +83,22 @@ struct Found {
     end: u32,
     next_id: u64,
     replayed_bytes: u64,
+}
+
+/// A segment file that the last frame of another one names, and that has no header.
+enum Named {
+    /// As it was made ready.
+    Unused { len: u64 },
+    /// It holds something behind where the header would be.
+    Torn,
+    /// Missing, cut off, or its header is damaged.
+    Lost,
+}
+
+/// Where the last byte of a segment file lies that is not zero, the header aside.
+fn used_of(storage: &dyn Storage, name: &str) -> std::io::Result<u32> {
+    let data = storage.open_read(name)?.map_read()?;
+    Ok(used_bytes(data.bytes(0..data.published()), FRAMES_START))
 }
 
 struct Opening {
@@ -217,12 +234,18 @@ impl Opening {
         })
     }
 
-    /// The length of segment file `number` if it was made ready and never used.
-    fn unused(&self, number: u32) -> Option<u64> {
+    /// What the file of segment `number`, which is no segment of the log, is.
+    fn named(&self, number: u32) -> Named {
         let name = segment_name(number);
-        let len = self.files.iter().find(|(file, _)| *file == name).map(|(_, len)| *len)?;
-        let unused = matches!(self.header(number, len), Ok(HeaderFound::Unused));
-        (unused && len >= file_bytes(0)).then_some(len)
+        let len = self.files.iter().find(|(file, _)| *file == name).map(|(_, len)| *len);
+        let Some(len) = len.filter(|len| *len >= file_bytes(0)) else { return Named::Lost };
+        if !matches!(self.header(number, len), Ok(HeaderFound::Unused)) {
+            return Named::Lost;
+        }
+        match used_of(&*self.storage, &name) {
+            Ok(FRAMES_START) => Named::Unused { len },
+            _ => Named::Torn,
+        }
     }
 
     /// Reads everything and passes the verdict. Changes nothing.
@@ -253,7 +276,15 @@ impl Opening {
                 number: file.header.number,
                 survey: &file.survey,
                 short: !clean && file.len < file.header.capacity.into(),
-                next_lost: file.survey.next.is_some_and(|next| self.unused(next).is_none()),
+                next_lost: file.survey.next.is_some_and(|next| {
+                    !headers.contains_key(&next)
+                        && match self.named(next) {
+                            Named::Unused { .. } => false,
+                            // A power cut may keep frames and lose the header before them; a kill does not.
+                            Named::Torn => self.same_boot,
+                            Named::Lost => true,
+                        }
+                }),
             })
             .collect();
         let verdict = verdict(&surveyed, start, self.same_boot);
@@ -287,10 +318,12 @@ impl Opening {
         let seen = found.replay.next_id;
         found.next_id = match cursor {
             Some(_) if clean => seen,
-            Some((header, _)) => seen.max(header.id_ceiling),
+            Some((header, _)) if bad_cursors.is_empty() => seen.max(header.id_ceiling),
+            // The cursor that cannot be read may have reserved more.
+            Some((header, _)) => seen.max(header.id_ceiling) + IDS_RESERVED,
             // Some ids may have been given out that no file remembers.
             None if found.files.is_empty() && bad_cursors.is_empty() => seen,
-            None => seen + (1 << 22),
+            None => seen + IDS_RESERVED,
         };
         Ok(found)
     }
@@ -417,6 +450,7 @@ impl Opening {
             let mut gaps = Gaps::new(file.header.first_id, offsets);
             let mut index = MemoryIndex::default();
             let mut failed = None;
+            found.replay.next_id = found.replay.next_id.max(file.header.first_id);
             let bytes = file.bytes();
             let replay = &mut found.replay;
             if super::lane::find(&replay.state.segments, segment.number).is_none() {
@@ -586,6 +620,7 @@ impl Opening {
                 retry_at: 0,
             }),
             background: Background::default(),
+            unseen: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             settled: Signal::default(),
             closed: AtomicBool::new(false),
@@ -719,18 +754,17 @@ impl Opening {
         let now = self.time.now().wall_ms;
         // The log goes on where its last frame says, if that segment is still as it was made ready.
         let last = found.verdict.segments.last().and_then(|&at| found.files[at].survey.next);
-        let named = last.and_then(|number| Some((number, self.unused(number)?)));
+        let named = last.and_then(|number| match self.named(number) {
+            Named::Unused { len } => Some((number, len)),
+            Named::Torn | Named::Lost => None,
+        });
         let number = named.map_or(*next_number, |(number, _)| number);
         let mut begin = || {
             let prepared = match named {
                 Some((_, len)) => {
                     let name = segment_name(number);
-                    // A header that a kill cut off may have left bytes, and a power cut frames whose header is lost.
-                    let used = {
-                        let data = self.storage.open_read(&name)?.map_read()?;
-                        used_bytes(data.bytes(0..data.published()), FRAMES_START)
-                    };
-                    self.rewrite(&name, 0, 0, u64::from(used).min(len))?;
+                    // A header that a kill cut off may have left bytes.
+                    self.rewrite(&name, 0, 0, FRAMES_START.into())?;
                     reuse_file(&*self.storage, &settings, number, len, now)?
                 }
                 None => {
@@ -858,7 +892,9 @@ impl Engine {
             }
             Ok(match header::decode(&copies[0], &copies[1]) {
                 HeaderFound::Header { header, .. } => header.store != self.store_id,
-                HeaderFound::Unused => false,
+                HeaderFound::Unused => {
+                    used_of(&*self.storage, &segment_name(number))? != FRAMES_START
+                }
                 HeaderFound::Bad | HeaderFound::Newer { .. } => true,
             })
         };

@@ -69,7 +69,7 @@ impl Engine {
                 let mut tail = self.log.tail();
                 state.absorb(&mut tail);
                 let sealed = state.segments.iter().map(|s| &s.segment).filter(|s| s.is_sealed());
-                let missing = sealed.cloned().find(|segment| segment.index().is_none());
+                let missing = sealed.clone().find(|segment| segment.index().is_none()).cloned();
                 if missing.is_none()
                     && let Some(active) = tail.active()
                 {
@@ -90,13 +90,23 @@ impl Engine {
         if segment.index().is_some() {
             return Ok(false);
         }
-        let id_end = {
+        let id_end = || -> Result<Option<u64>> {
             let state = self.lock_open()?;
             let at = super::lane::find(&state.segments, segment.number);
-            at.map_or(segment.first_id, |at| state.segments[at].id_end)
+            Ok(at.map(|at| state.segments[at].id_end))
         };
-        let (index, damage) = load_index(&*self.storage, segment, id_end)
+        // One that was reclaimed meanwhile had nothing left in it.
+        let reclaimed = || segment.set_index(LaneIndex::Memory(MemoryIndex::default()));
+        let Some(end) = id_end()? else {
+            reclaimed();
+            return Ok(false);
+        };
+        let (index, damage) = load_index(&*self.storage, segment, end)
             .map_err(|error| self.unreadable(segment, error))?;
+        if id_end()?.is_none() {
+            reclaimed();
+            return Ok(false);
+        }
         segment.set_index(index);
         if damage.is_empty() {
             return Ok(false);

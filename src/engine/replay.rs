@@ -8,7 +8,7 @@ use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{HashMap, HashSet};
 
 use super::lane::find;
-use super::state::{QueueEntry, SegmentState, State};
+use super::state::{QueueEntry, QueueShared, SegmentState, State};
 use crate::cursor::AckSet;
 use crate::dispatch::{Entry, Place};
 use crate::error::{Error, ErrorKind, Result};
@@ -166,6 +166,7 @@ impl Replay {
                 let options = QueueOptions::decode(declare.options).ok_or_else(newer_options)?;
                 let name = String::from_utf8_lossy(declare.name).into_owned();
                 let (default, first_id) = (self.default, self.next_id);
+                self.rename(declare.queue, &name);
                 let entry = match self.state.queues.get_mut(&declare.queue) {
                     Some(entry) => {
                         entry.set_options(options, default);
@@ -179,6 +180,7 @@ impl Replay {
                 self.removed.insert(*queue);
                 if let Some(entry) = self.state.queues.remove(queue) {
                     self.state.names.remove(&entry.shared.name);
+                    self.renamed_queues.retain(|name| **name != *entry.shared.name);
                 }
             }
             Record::Roll { .. } => {}
@@ -208,6 +210,19 @@ impl Replay {
         }
         self.next_id = self.next_id.max(id);
         Ok(())
+    }
+
+    /// A queue that was found by its messages before its declaration gets its name.
+    fn rename(&mut self, queue: u32, name: &str) {
+        let Some(entry) = self.state.queues.get_mut(&queue) else { return };
+        if *entry.shared.name == *name {
+            return;
+        }
+        let old = entry.shared.name.clone();
+        entry.shared = QueueShared::new(queue, name, self.default);
+        self.state.names.remove(&old);
+        self.state.names.insert(entry.shared.name.clone(), queue);
+        self.renamed_queues.retain(|renamed| **renamed != *old);
     }
 
     /// A queue whose declaration is damaged: its messages are not lost, but are found under another name.

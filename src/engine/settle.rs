@@ -68,6 +68,27 @@ impl Claimant {
 impl Engine {
     /// Deletes a message. Under `Sync`, returns when that is durable.
     pub fn delete(&self, held: &HeldBy) -> Result<()> {
+        let deleted = self.try_delete(held);
+        self.settled_or_given_back(held, deleted)
+    }
+
+    /// A delivery is used up by settling. If that could not be recorded for want of space, the message is given back,
+    /// its attempt counted: in memory alone, since "in flight" reads the same in the log after a restart.
+    fn settled_or_given_back<T>(&self, held: &HeldBy, settled: Result<T>) -> Result<T> {
+        if settled.as_ref().is_err_and(Error::is_retryable) {
+            let mut state = self.lock_state();
+            if let Some(queue) = state.queues.get_mut(&held.queue.id)
+                && let Ok(entry) = queue.touched.holder(held.id, held.token)
+            {
+                let given_back = Entry::given_back(entry.priority, entry.attempts);
+                queue.touched.put(held.id, given_back);
+                held.queue.signal.notify_one();
+            }
+        }
+        settled
+    }
+
+    fn try_delete(&self, held: &HeldBy) -> Result<()> {
         let end = loop {
             self.check_alive()?;
             let now = self.now();
@@ -176,14 +197,20 @@ impl Engine {
 
     /// Gives a message back, uncounted, after `delay`.
     pub fn release(&self, held: &HeldBy, delay: Duration) -> Result<()> {
-        self.put(held, |entry, _, now| {
+        let released = self.put(held, |entry, _, now| {
             let attempts = entry.attempts.saturating_sub(1);
             (later(entry.priority, attempts, now, delay), ())
-        })
+        });
+        self.settled_or_given_back(held, released)
     }
 
     /// Counts the attempt as failed. `delay` stands in for the queue's backoff.
     pub fn fail(&self, held: &HeldBy, why: &str, delay: Option<Duration>) -> Result<Fate> {
+        let failed = self.try_fail(held, why, delay);
+        self.settled_or_given_back(held, failed)
+    }
+
+    fn try_fail(&self, held: &HeldBy, why: &str, delay: Option<Duration>) -> Result<Fate> {
         let exhausted = {
             let state = self.lock_state();
             let attempts =
@@ -216,7 +243,8 @@ impl Engine {
 
     /// Takes the message out of circulation: to the dead letter queue, or buried.
     pub fn bury(&self, held: &HeldBy, why: &str) -> Result<()> {
-        self.retire(&held.queue, held.id, Claimant::Token(held.token), why).map(|_| ())
+        let buried = self.retire(&held.queue, held.id, Claimant::Token(held.token), why);
+        self.settled_or_given_back(held, buried.map(|_| ()))
     }
 
     /// A given back message has used up its attempts.
@@ -246,7 +274,10 @@ impl Engine {
                 queue_mut(&mut state, queue)?.options.dead_letter.clone()
             };
             let Some(name) = dead_letter else { break };
-            let target = self.open_queue(&name)?;
+            let target = match self.open_queue(&name) {
+                Err(error) if *error.kind() == ErrorKind::DiskFull => break,
+                target => target?,
+            };
             match self.move_to(queue, id, claimant, &target, why) {
                 // It was removed while the message was on its way.
                 Err(error) if *error.kind() == ErrorKind::NotFound => continue,
@@ -320,6 +351,11 @@ impl Engine {
             }
         };
         self.after_append(&appended);
+        if to.durability() == Durability::Sync {
+            self.unseen.fetch_max(appended.end.as_u64(), Ordering::SeqCst);
+            // The sync may have been faster.
+            self.wake_for_unseen();
+        }
         self.wake_waiters(to, 1);
         Ok(true)
     }

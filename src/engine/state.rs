@@ -35,7 +35,7 @@ impl QueueShared {
     const PROCESS: u64 = 0;
     const SYNC: u64 = 1;
 
-    fn new(id: u32, name: &str, durability: Durability) -> Arc<QueueShared> {
+    pub(super) fn new(id: u32, name: &str, durability: Durability) -> Arc<QueueShared> {
         let shared = QueueShared {
             id,
             name: name.into(),

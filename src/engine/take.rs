@@ -94,14 +94,22 @@ impl Engine {
         let waiter = self.lock_state().new_token();
         let outcome = self.take_waiting(queue, max, until, waiter);
         queue.waiters.fetch_sub(1, Ordering::SeqCst);
-        self.hand_over_alarm(queue, waiter);
+        self.hand_over(queue, waiter);
+        if outcome.is_err() {
+            // It may have been woken for a message that it has not taken.
+            queue.signal.notify_one();
+        }
         outcome
     }
 
-    /// A waiter leaves: if it kept the time for the others, another one must.
-    fn hand_over_alarm(&self, queue: &QueueShared, waiter: u64) {
+    /// A waiter leaves. If it kept the time for the others, another one must; if more than it could take has become
+    /// ready, by time and so without a signal for each, the next one is to see to it.
+    fn hand_over(&self, queue: &QueueShared, waiter: u64) {
         let mut state = self.lock_state();
         let Some(entry) = state.queues.get_mut(&queue.id) else { return };
+        if entry.touched.next_ready(None).is_some() {
+            queue.signal.notify_one();
+        }
         if entry.alarm.is_some_and(|(_, keeper)| keeper == waiter) {
             entry.alarm = None;
             entry.set_timer(self.now());
@@ -269,9 +277,9 @@ impl Engine {
         visible: Position,
         chosen: &[Candidate],
     ) -> std::result::Result<Option<Candidate>, Detour> {
-        let already = chosen.iter().filter(|c| c.attempts.is_some()).count();
+        let behind = chosen.iter().rfind(|c| c.attempts.is_some()).map(|c| (c.priority, c.id));
         let touched = state.queues.get(&queue.id).map(|entry| &entry.touched);
-        let ready = touched.and_then(|touched| touched.nth_ready(already));
+        let ready = touched.and_then(|touched| touched.next_ready(behind));
         let above = ready.map_or(0, |(priority, _)| priority + 1);
         loop {
             match state.lane_head(queue.id, above, &self.log, visible) {

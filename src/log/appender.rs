@@ -1,7 +1,7 @@
 //! Appending to the log: runs of frames, rolling to the next segment, and the syncs that cover them.
 //!
-//! Under the append lock a run is copied into the mapped segment and its first word stored last, so that until
-//! then the log ends before it, whatever part of the copy a kill has left. No file is touched under the lock:
+//! Under the append lock a run is copied into the mapped segment frame by frame, the first word of each stored last,
+//! so that a kill leaves a run without its last frame, which does not count. No file is touched under the lock:
 //! segments are prepared beforehand, and an append that finds none gives up and says what it needs.
 //!
 //! Crash windows of a roll: the old segment's last frame names the next one, whose header is not there yet (the
@@ -212,6 +212,7 @@ impl Log {
             marked: position,
             sync_by: None,
             written_bytes: 0,
+            ended: false,
             closed_at: position,
         };
         Log { storage, settings, tail: Lock::new(tail), commit: Commit::new(position) }
@@ -256,13 +257,29 @@ impl Log {
         sync_by: Option<Instant>,
         removed: Option<&AtomicBool>,
     ) -> Result<Appended, Refused> {
+        self.append_if(run, purpose, sync_by, |_| match removed {
+            Some(removed) if removed.load(Ordering::Relaxed) => Err(Refused::Removed),
+            _ => Ok(()),
+        })
+    }
+
+    /// As [`append`](Log::append), if `admit` agrees. It is asked when nothing else can refuse the run any more, and
+    /// nothing comes between its answer and the run.
+    #[inline]
+    pub fn append_if(
+        &self,
+        run: &[Draft<'_>],
+        purpose: Purpose,
+        sync_by: Option<Instant>,
+        admit: impl FnOnce(&Tail) -> Result<(), Refused>,
+    ) -> Result<Appended, Refused> {
         let mut guard = self.tail.lock();
         let tail = &mut *guard;
         if self.commit.is_poisoned() {
             return Err(Refused::Poisoned);
         }
-        if removed.is_some_and(|removed| removed.load(Ordering::Relaxed)) {
-            return Err(Refused::Removed);
+        if tail.ended {
+            return Err(Refused::Closed);
         }
         let ids: u64 = run.iter().map(|draft| draft.lanes.len() as u64).sum();
         if ids > 0 && tail.next_id + ids > tail.id_ceiling {
@@ -279,6 +296,7 @@ impl Log {
             self.roll(tail, bytes, purpose)?;
             wake = true;
         }
+        admit(tail)?;
         let active = tail.active.as_mut().ok_or(Refused::Closed)?;
         let first_id = tail.next_id;
         active.write_run(run, mark, first_id);
@@ -346,7 +364,10 @@ impl Log {
         let mut guard = self.tail.lock();
         let tail = &mut *guard;
         tail.closed_at = tail.end();
-        tail.active = None;
+        if let Some(active) = tail.active.take() {
+            // Whoever still waits for a sync needs it.
+            tail.unsynced.push(active.file);
+        }
         tail.discarded.extend(tail.prepared.drain(..));
     }
 

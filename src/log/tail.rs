@@ -63,6 +63,8 @@ pub(crate) struct Tail {
     pub(super) sync_by: Option<Instant>,
     /// Bytes of frames appended since the log was opened.
     pub(super) written_bytes: u64,
+    /// Nothing may be appended any more: a cursor says that the log ends here.
+    pub(super) ended: bool,
     /// The end, once the log is closed.
     pub(super) closed_at: Position,
 }
@@ -149,6 +151,11 @@ impl Tail {
     /// Behind the last frame.
     pub fn end(&self) -> Position {
         self.active.as_ref().map_or(self.closed_at, Active::end)
+    }
+
+    /// From now on every append is refused, so that what is captured now stays true.
+    pub fn end_appending(&mut self) {
+        self.ended = true;
     }
 
     pub fn next_id(&self) -> u64 {

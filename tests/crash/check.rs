@@ -105,10 +105,9 @@ impl Checker {
 
     fn check_fork(&self, fork: &Fork, promises: &Promises) -> Check<Arc<World>> {
         self.counts.count(fork.crash, fork.level);
-        let again = self
-            .again_every
-            .get(fork.level)
-            .is_some_and(|every| mix(fork.operation ^ fork_seed(fork.crash)) % every == 0);
+        let again = self.again_every.get(fork.level).is_some_and(|every| {
+            mix(fork.operation ^ fork_seed(fork.crash)).is_multiple_of(*every)
+        });
         let forks = Arc::new(Mutex::new(Vec::new()));
         if again {
             let (forks, unsynced, level) = (forks.clone(), fork.unsynced, fork.level + 1);
