@@ -399,55 +399,6 @@ fn a_queue_that_becomes_a_synced_one_shows_what_was_inserted_before() {
 }
 
 #[test]
-fn a_store_on_a_full_disk_opens_and_is_drained() {
-    let disk = Disk::with_capacity(1 << 20);
-    let clock = Clock::new();
-    let store = proc_opts().open_simulated(&disk, &clock).unwrap();
-    let q = store.queue("q").unwrap();
-    let mut n = 0;
-    loop {
-        match q.insert(vec![1u8; 4000].as_slice()) {
-            Ok(_) => n += 1,
-            Err(e) => {
-                println!("after {n}: {e}");
-                break;
-            }
-        }
-    }
-    let used: usize = disk.file_names().iter().map(|f| disk.read_file(f).unwrap().len()).sum();
-    println!("used {used}");
-    disk.set_capacity(Some(used as u64));
-    let fork = disk.kill();
-    let r = proc_opts().open_simulated(&fork, &clock).map(|_| ()).map_err(|e| e.to_string());
-    println!("reopen: {r:?}");
-    let mut deleted = 0;
-    let mut err = None;
-    loop {
-        match q.try_get() {
-            Ok(Some(d)) => match d.delete() {
-                Ok(()) => deleted += 1,
-                Err(e) => {
-                    err = Some(e.to_string());
-                    break;
-                }
-            },
-            Ok(None) => break,
-            Err(e) => {
-                err = Some(e.to_string());
-                break;
-            }
-        }
-        let _ = step(&store);
-    }
-    println!("deleted {deleted} of {n}, {err:?}");
-    for _ in 0..20 {
-        steps(&store);
-    }
-    let again = q.insert(vec![1u8; 4000].as_slice()).map_err(|e| e.to_string());
-    println!("{again:?} {:?}", disk.file_names());
-    assert!(r.is_ok() && err.is_none() && again.is_ok());
-}
-#[test]
 fn a_zeroed_header_of_a_later_segment_is_reported_and_nothing_overwritten() {
     let disk = Disk::new();
     let clock = Clock::new();
@@ -481,10 +432,10 @@ fn frames_behind_a_clean_cursor_never_join_the_log() {
     let ids = Arc::new(Mutex::new(vec![]));
     let i2 = ids.clone();
     disk.on_operation(Some(Box::new(move |d, _| {
-        if d.file_names().iter().any(|n| n == "cursor.tmp") {
-            if let Ok(i) = q2.insert("late") {
-                i2.lock().unwrap().push(i.as_u64());
-            }
+        if d.file_names().iter().any(|n| n == "cursor.tmp")
+            && let Ok(i) = q2.insert("late")
+        {
+            i2.lock().unwrap().push(i.as_u64());
         }
     })));
     store.close().unwrap();

@@ -93,7 +93,12 @@ impl Engine {
         self.check_alive()?;
         let mut released = 0;
         loop {
+            let now = self.now();
             let mut state = self.lock_state();
+            for queue in state.queues.values_mut() {
+                // A lease that has run out was a failed attempt, noticed or not.
+                queue.touched.advance(now.mono, now.wall_ms);
+            }
             let found = state.queues.values().find_map(|queue| {
                 let mut in_flight =
                     queue.touched.range(..).filter(|(_, e)| e.place == Place::InFlight);

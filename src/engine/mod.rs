@@ -13,6 +13,8 @@ mod lane;
 mod maintenance;
 mod open;
 mod read;
+mod recover;
+mod repair;
 mod replay;
 mod settle;
 mod state;
@@ -22,7 +24,7 @@ mod walk;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::clock::{Now, TimeSource};
 use crate::error::{Error, ErrorKind, Result};
@@ -100,6 +102,15 @@ impl Engine {
         match durability {
             Durability::Interval(every) => now.mono.checked_add(every),
             Durability::Sync | Durability::Process => None,
+        }
+    }
+
+    /// When the background thread must have synced a record that nobody waits for: a get, a release, a failure.
+    fn settle_by(&self, now: Now) -> Option<Instant> {
+        match self.settings.delete_durability {
+            // Its attempts are not worth a sync of their own, but are not left lying either.
+            Durability::Sync => now.mono.checked_add(Duration::from_secs(1)),
+            other => self.sync_by(other, now),
         }
     }
 

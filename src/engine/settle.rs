@@ -416,7 +416,7 @@ impl Engine {
             let (place, attempts, due) = (entry.place, entry.attempts, entry.due_ms);
             let run = std::iter::once((id, 1));
             encode_set(queue.id, place, attempts, due, run, reason, &mut body);
-            let sync_by = self.sync_by(self.settings.delete_durability, now);
+            let sync_by = self.settle_by(now);
             let draft = [Draft::record(SET, &body)];
             match self.log.append(&draft, Purpose::Settle, sync_by, None) {
                 Ok(appended) => {

@@ -329,7 +329,7 @@ impl Engine {
             })
             .collect();
         let run: Vec<Draft<'_>> = bodies.iter().map(|body| Draft::record(SET, body)).collect();
-        let sync_by = self.sync_by(self.settings.delete_durability, now);
+        let sync_by = self.settle_by(now);
         let appended = self.log.append(&run, Purpose::Settle, sync_by, None)?;
         self.after_append(&appended);
         Ok(())

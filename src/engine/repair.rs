@@ -1,0 +1,355 @@
+//! Making durable what an open has found, before anything is appended: see [`super::open`] for the steps and their
+//! crash windows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use super::background::Background;
+use super::maintenance::Maintenance;
+use super::open::{Named, Opening, used_of};
+use super::recover::Found;
+use super::state::{SegmentState, State};
+use super::walk::set_aside;
+use super::{Engine, read};
+use crate::error::{Error, Result};
+use crate::format::cursor::CursorHeader;
+use crate::format::cursor::sections::Section;
+use crate::format::header::{
+    self, FRAMES_START, HEADER_BYTES, HEADER_COPIES_AT, Header, HeaderFound,
+};
+use crate::format::position::Position;
+use crate::lock::{Lock, Signal};
+use crate::log::{
+    Active, LaneIndex, Log, LogSettings, MemoryIndex, ROLL_RESERVE, Segment, Start, file_bytes,
+    index_name, parse_index_name, parse_segment_name, prepare_file, reuse_file, segment_name,
+    sync_prepared,
+};
+use crate::options::Durability;
+use crate::report::Recovery;
+use crate::storage::{self, Prepare};
+
+impl Opening {
+    /// Makes durable what was found, and starts the engine from there.
+    pub(super) fn repair(
+        self,
+        mut found: Found,
+        mut recovery: Recovery,
+        store_id: [u8; 16],
+        newest: u64,
+        cursor: Option<&(CursorHeader, Vec<Section>)>,
+        lock: Box<dyn storage::Lock>,
+    ) -> Result<Arc<Engine>> {
+        for aside in &recovery.set_aside {
+            if let Some(name) = aside.file.file_name().and_then(|name| name.to_str()) {
+                set_aside(
+                    &*self.storage,
+                    name,
+                    aside.offset,
+                    aside.bytes,
+                    "behind the end of the log\n",
+                );
+            }
+        }
+        super::walk::quarantine(&*self.storage, &recovery.damaged, self.time.now().wall_ms);
+        let settings = LogSettings {
+            store: store_id,
+            segment_bytes: self.settings.segment_bytes as u32,
+            prepare: match self.settings.durability {
+                Durability::Sync => Prepare::Zero,
+                Durability::Interval(_) | Durability::Process => Prepare::Reserve,
+            },
+            entropy: self.entropy.clone(),
+        };
+        if !recovery.clean {
+            self.rewrite_unproven(&found, cursor.map(|(header, _)| header.position))?;
+        }
+        let highest = self.files.iter().filter_map(|(name, _)| parse_segment_name(name)).max();
+        let mut next_number = highest.unwrap_or(0) + 1;
+        recovery.redelivered = found.replay.give_back();
+        let damaged = !found.damage.is_empty() || recovery.full_walk;
+        let (active, strays) = self.activate(&mut found, &settings, &mut next_number)?;
+        let Found { replay, damage, next_id, .. } = found;
+        let mut state = replay.state;
+        state.damage.extend(damage);
+        if damaged {
+            self.recount(&mut state, &active)?;
+        } else {
+            subtract_active(&mut state, &active.index);
+        }
+        recovery.segments = state.segments.len();
+        let start = Start { active, next_id, id_ceiling: next_id, next_number };
+        let log = Log::new(self.storage.clone(), settings, start);
+        let engine = Engine {
+            storage: self.storage.clone(),
+            settings: self.settings,
+            time: self.time,
+            store_id,
+            recovery,
+            log,
+            state: Lock::new(state),
+            maintenance: Lock::new(Maintenance {
+                generation: newest,
+                checkpoint_at: 0,
+                cursor_bytes: 0,
+                retry_at: 0,
+            }),
+            background: Background::default(),
+            unseen: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+            settled: Signal::default(),
+            closed: AtomicBool::new(false),
+            directory_lock: Lock::new(Some(lock)),
+        };
+        engine.checkpoint(&mut engine.maintenance.lock(), false)?;
+        engine.remove_strays(&self.files, &strays)?;
+        Ok(Arc::new(engine))
+    }
+
+    /// Writes again what no proof covers, and zeros over what lies behind the end.
+    fn rewrite_unproven(&self, found: &Found, proof: Option<Position>) -> Result<()> {
+        let proof = proof.unwrap_or_default();
+        let last = found.verdict.segments.last().copied();
+        for &at in &found.verdict.segments {
+            let file = &found.files[at];
+            let number = file.header.number;
+            let (end, used) = if Some(at) == last {
+                (found.end, file.survey.used.max(found.end))
+            } else {
+                (file.survey.end, file.survey.end)
+            };
+            let from = if number == proof.segment() { proof.offset().min(end) } else { 0 };
+            let name = segment_name(number);
+            self.rewrite(&name, from.into(), end.into(), used.into()).map_err(|error| {
+                Error::io("cannot repair a segment", error).file(self.storage.path(&name))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Writes `from..end` of a file as it is, and zeros over `end..used`.
+    pub(super) fn rewrite(
+        &self,
+        name: &str,
+        from: u64,
+        end: u64,
+        used: u64,
+    ) -> std::io::Result<()> {
+        const CHUNK: u64 = 1 << 20;
+        let file = self.storage.open(name)?;
+        let mut content = vec![0; CHUNK as usize];
+        let mut at = from;
+        while at < used {
+            let bytes = CHUNK.min(used - at);
+            let chunk = &mut content[..bytes as usize];
+            let kept = end.saturating_sub(at).min(bytes) as usize;
+            file.read_at(at, &mut chunk[..kept])?;
+            chunk[kept..].fill(0);
+            file.write_at(at, chunk)?;
+            at += bytes;
+        }
+        file.sync_data()
+    }
+
+    /// The segment in which the log goes on: its last one, or a new one if that is full, cut short or missing.
+    /// Also the numbers of the files that are not part of the log.
+    fn activate(
+        &self,
+        found: &mut Found,
+        settings: &LogSettings,
+        next_number: &mut u32,
+    ) -> Result<(Active, Vec<u32>)> {
+        let in_log: Vec<u32> =
+            found.verdict.segments.iter().map(|&at| found.files[at].header.number).collect();
+        let strays = found.files.iter().map(|file| file.header.number);
+        let strays = strays.filter(|number| !in_log.contains(number)).collect();
+        let indexes = std::mem::take(&mut found.indexes);
+        let mut last = None;
+        let count = indexes.len();
+        for (n, (&at, index)) in found.verdict.segments.iter().zip(indexes).enumerate() {
+            let file = &found.files[at];
+            let whole = file.survey.next.is_none()
+                && !found.verdict.cut_short
+                && file.header.capacity > 0
+                && u64::from(file.header.capacity) == file.len
+                // Where the frame that names the next segment is damaged, there is no room for another one.
+                && u64::from(found.end) + u64::from(ROLL_RESERVE) <= file.len;
+            if n + 1 == count && whole {
+                last = Some((file.header.clone(), index));
+            } else {
+                let end = if n + 1 == count { found.end } else { file.survey.end };
+                // Damage reaches to where the next frame could begin, the file perhaps not.
+                let end = u64::from(end).min(file.len) as u32;
+                seal(&mut found.replay.state, &file.header, end, index);
+            }
+        }
+        self.trim(&found.replay.state, last.as_ref().map(|(header, _)| header.number));
+        let Some((header, index)) = last else {
+            return Ok((self.begin_segment(found, settings, next_number)?, strays));
+        };
+        let name = segment_name(header.number);
+        let open = || {
+            let file = self.storage.open(&name)?;
+            let writer = file.map_write()?;
+            Ok((file, writer))
+        };
+        let (file, mut writer) = open().map_err(|error| {
+            Error::io("cannot open the active segment", error).file(self.storage.path(&name))
+        })?;
+        writer.publish(found.end.into());
+        let segment = Arc::new(Segment::active(&header, writer.mapping()));
+        let active = Active { segment: segment.clone(), file, writer, offset: found.end, index };
+        if let Some(at) = super::lane::find(&found.replay.state.segments, header.number) {
+            let s = &mut found.replay.state.segments[at];
+            *s = SegmentState {
+                segment,
+                acks: std::mem::take(&mut s.acks),
+                ..SegmentState::new(s.segment.clone())
+            };
+        }
+        Ok((active, strays))
+    }
+
+    /// Cuts segments to their end that the last process had no time to, all but the `active` one. Nothing is mapped yet.
+    fn trim(&self, state: &State, active: Option<u32>) {
+        let sealed =
+            |segment: &&Arc<Segment>| segment.is_sealed() && Some(segment.number) != active;
+        for segment in state.segments.iter().map(|s| &s.segment).filter(sealed) {
+            let (name, end) = (segment.name(), u64::from(segment.end()));
+            if self.files.iter().any(|(file, len)| *file == name && *len > end) {
+                // One that stays too long costs space and nothing else.
+                let _ = self.storage.open(&name).and_then(|file| file.set_len(end));
+            }
+        }
+    }
+
+    fn begin_segment(
+        &self,
+        found: &mut Found,
+        settings: &LogSettings,
+        next_number: &mut u32,
+    ) -> Result<Active> {
+        let bytes = file_bytes(0).max(settings.segment_bytes.into());
+        // An open does not wait until zeros are on the disk: this one segment is only reserved.
+        let settings = LogSettings { prepare: Prepare::Reserve, ..settings.clone() };
+        let now = self.time.now().wall_ms;
+        // The log goes on where its last frame says, if that segment is still as it was made ready.
+        let last = found.verdict.segments.last().and_then(|&at| found.files[at].survey.next);
+        let named = last.and_then(|number| match self.named(number) {
+            Named::Unused { len } => Some((number, len)),
+            Named::Torn | Named::Lost => None,
+        });
+        let number = named.map_or(*next_number, |(number, _)| number);
+        let mut begin = || {
+            let prepared = match named {
+                Some((_, len)) => {
+                    let name = segment_name(number);
+                    // A header that a kill cut off may have left bytes.
+                    self.rewrite(&name, 0, 0, FRAMES_START.into())?;
+                    reuse_file(&*self.storage, &settings, number, len, now)?
+                }
+                None => {
+                    *next_number += 1;
+                    prepare_file(&*self.storage, &settings, number, bytes, now)?
+                }
+            };
+            sync_prepared(&*self.storage, &prepared)?;
+            let active = Active::begin(prepared, found.next_id);
+            active.file.sync_data()?;
+            Ok(active)
+        };
+        let active = begin().map_err(|error| {
+            Error::io("cannot make a segment", error).file(self.storage.path(&segment_name(number)))
+        })?;
+        let state = &mut found.replay.state;
+        if let Some(last) = state.segments.last_mut() {
+            last.id_end = last.id_end.min(found.next_id);
+        }
+        state.segments.push(SegmentState::new(active.segment.clone()));
+        Ok(active)
+    }
+
+    /// After damage: counts every queue's messages anew, from the indexes.
+    fn recount(&self, state: &mut State, active: &Active) -> Result<()> {
+        for s in &state.segments {
+            if s.segment.is_sealed() && s.segment.index().is_none() {
+                let (index, damage) = read::load_index(&*self.storage, &s.segment, s.id_end)
+                    .map_err(|error| {
+                        Error::io("cannot read a segment", error)
+                            .file(self.storage.path(&s.segment.name()))
+                    })?;
+                s.segment.set_index(index);
+                state.damage.extend(damage);
+            }
+        }
+        state.recount(active.segment.number, &active.index);
+        Ok(())
+    }
+}
+
+/// A segment that nothing more is appended to.
+fn seal(state: &mut State, header: &Header, end: u32, index: MemoryIndex) {
+    let segment = Arc::new(Segment::sealed(header.number, header.first_id, header.salt, end));
+    let messages = index.messages();
+    segment.set_index(LaneIndex::Memory(index));
+    if let Some(at) = super::lane::find(&state.segments, header.number) {
+        let s = &mut state.segments[at];
+        s.segment = segment;
+        s.messages = messages;
+    }
+}
+
+/// What the active segment holds is counted there.
+fn subtract_active(state: &mut State, index: &MemoryIndex) {
+    for (lane, slots) in index.all_lanes() {
+        if let Some(queue) = state.queues.get_mut(&lane.queue) {
+            queue.settled_balance -= slots.len() as i64;
+        }
+    }
+}
+
+impl Engine {
+    /// Removes, or sets aside, the files that belong to no state that can still be needed. They are not part of the log
+    /// that the cursor names, and must not come back into it.
+    fn remove_strays(&self, files: &[(String, u64)], strays: &[u32]) -> Result<()> {
+        let named: Vec<u32> = self.lock_state().segments.iter().map(|s| s.segment.number).collect();
+        for (name, _) in files {
+            let unnamed = |number: u32| !named.contains(&number);
+            if let Some(number) = parse_segment_name(name).filter(|&number| unnamed(number)) {
+                let aside = strays.contains(&number) || self.is_foreign(number);
+                if aside && self.storage.create_dir("quarantine").is_ok() {
+                    let _ = self.storage.rename(name, &format!("quarantine/{name}"));
+                }
+                let _ = self.storage.remove(name);
+                let _ = self.storage.remove(&index_name(number));
+            } else if name == "cursor.tmp" || parse_index_name(name).is_some_and(unnamed) {
+                let _ = self.storage.remove(name);
+            }
+        }
+        self.storage.sync_dir().map_err(|error| {
+            let failed = self.log.poison(error);
+            super::poisoned(Some(failed))
+        })
+    }
+
+    /// Whether the file holds a segment of another store, or something that is no segment: not ours to delete.
+    fn is_foreign(&self, number: u32) -> bool {
+        let read = || -> std::io::Result<bool> {
+            let file = self.storage.open_read(&segment_name(number))?;
+            let mut copies = [[0; HEADER_BYTES]; 2];
+            for (copy, at) in copies.iter_mut().zip(HEADER_COPIES_AT) {
+                let left = file.len()?.saturating_sub(at as u64).min(HEADER_BYTES as u64);
+                if left > 0 {
+                    file.read_at(at as u64, &mut copy[..left as usize])?;
+                }
+            }
+            Ok(match header::decode(&copies[0], &copies[1]) {
+                HeaderFound::Header { header, .. } => header.store != self.store_id,
+                HeaderFound::Unused => {
+                    used_of(&*self.storage, &segment_name(number))? != FRAMES_START
+                }
+                HeaderFound::Bad | HeaderFound::Newer { .. } => true,
+            })
+        };
+        read().unwrap_or(true)
+    }
+}
