@@ -246,7 +246,7 @@ impl Opening {
             let mut end =
                 if is_last { found.verdict.end } else { file.survey.end.max(file.survey.used) };
             if is_last && !found.verdict.ends_in_damage && !found.verdict.cut_short {
-                end = without_open_run(file, &segment, end);
+                end = file.survey.without_open_run(end);
                 found.end = end;
             }
             let spans: Vec<_> =
@@ -264,7 +264,7 @@ impl Opening {
                 }
                 replay.state.segments.push(SegmentState::new(Arc::new(segment)));
             }
-            frames(bytes, &seed_of(file), &file.survey, FRAMES_START, end, |offset, envelope| {
+            frames(bytes, &file.survey, FRAMES_START, end, |offset, envelope| {
                 let first_id = file.header.first_id + u64::from(envelope.arg);
                 let ids = index_insert(&mut index, bytes, offset, envelope, file.header.first_id);
                 if let Some(ids) = ids {
@@ -328,17 +328,4 @@ fn stand_in(segment: &Segment) -> Header {
         created_at: 0,
         capacity: 0,
     }
-}
-
-fn seed_of(file: &TailFile) -> crate::format::checksum::Seed {
-    crate::format::checksum::Seed::new(file.header.salt)
-}
-
-/// Where the log ends if a run that has lost its end does not count.
-fn without_open_run(file: &TailFile, segment: &Segment, end: u32) -> u32 {
-    let mut open = None;
-    frames(file.bytes(), &segment.seed, &file.survey, FRAMES_START, end, |offset, envelope| {
-        open = if envelope.continued { open.or(Some(offset)) } else { None };
-    });
-    open.unwrap_or(end)
 }

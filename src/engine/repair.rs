@@ -179,7 +179,13 @@ impl Opening {
                 let end = if n + 1 == count { found.end } else { file.survey.end };
                 // Damage reaches to where the next frame could begin, the file perhaps not.
                 let end = u64::from(end).min(file.len) as u32;
-                seal(&mut found.replay.state, &file.header, end, index);
+                if end > FRAMES_START {
+                    seal(&mut found.replay.state, &file.header, end, index);
+                } else {
+                    // Nothing is left of it.
+                    let number = file.header.number;
+                    found.replay.state.segments.retain(|s| s.segment.number != number);
+                }
             }
         }
         self.trim(&found.replay.state, last.as_ref().map(|(header, _)| header.number));

@@ -5,7 +5,7 @@
 //! behind it. Only the count of a queue's messages is relative, and says as of which position it is true.
 
 use std::collections::btree_map::Entry as MapEntry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::lane::find;
 use super::state::{QueueEntry, QueueShared, SegmentState, State};
@@ -25,8 +25,8 @@ pub(super) struct Replay {
     pub next_id: u64,
     default: Durability,
     /// As of which position each queue's count is true.
-    as_of: HashMap<u32, Position>,
-    removed: HashSet<u32>,
+    as_of: BTreeMap<u32, Position>,
+    removed: BTreeSet<u32>,
     pub renamed_queues: Vec<String>,
 }
 
@@ -39,8 +39,8 @@ impl Replay {
             state: State { next_queue: 1, ..State::default() },
             next_id: 1,
             default,
-            as_of: HashMap::new(),
-            removed: HashSet::new(),
+            as_of: BTreeMap::new(),
+            removed: BTreeSet::new(),
             renamed_queues: Vec::new(),
         }
     }

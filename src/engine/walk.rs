@@ -66,14 +66,6 @@ impl Gaps {
     }
 }
 
-/// The lanes of an insert.
-pub(super) fn insert_targets(bytes: &[u8], offset: u32, envelope: &Envelope) -> Option<Vec<Lane>> {
-    let start = offset as usize + envelope.size();
-    let body = bytes.get(start..start + envelope.length as usize)?;
-    let (head, _) = decode_insert(envelope.info, body).ok()?;
-    Some(head.targets().map(|(queue, priority)| Lane { queue, priority }).collect())
-}
-
 /// Adds an insert to `index`; returns its ids.
 pub(super) fn index_insert(
     index: &mut MemoryIndex,
@@ -85,12 +77,15 @@ pub(super) fn index_insert(
     if envelope.kind != INSERT {
         return None;
     }
-    let lanes = insert_targets(bytes, offset, envelope)?;
-    for (n, lane) in lanes.iter().enumerate() {
-        index.push(*lane, (envelope.arg.checked_add(n as u32)?, offset));
+    let start = offset as usize + envelope.size();
+    let body = bytes.get(start..start + envelope.length as usize)?;
+    let (head, _) = decode_insert(envelope.info, body).ok()?;
+    let mut delta = envelope.arg;
+    for (queue, priority) in head.targets() {
+        index.push(Lane { queue, priority }, (delta, offset));
+        delta = delta.checked_add(1)?;
     }
-    let first = first_id + u64::from(envelope.arg);
-    Some(first..first + lanes.len() as u64)
+    Some(first_id + u64::from(envelope.arg)..first_id + u64::from(delta))
 }
 
 /// The index of a sealed segment from its bytes. No message of it has the id `id_end` or
@@ -111,7 +106,7 @@ pub(super) fn build_index(
     let offsets = spans.iter().map(|span| (span.start, span.end)).collect();
     let mut gaps = Gaps::new(segment.first_id, offsets);
     let mut index = MemoryIndex::default();
-    frames(bytes, &segment.seed, &found, FRAMES_START, end, |offset, envelope| {
+    frames(bytes, &found, FRAMES_START, end, |offset, envelope| {
         if let Some(ids) = index_insert(&mut index, bytes, offset, envelope, segment.first_id) {
             gaps.found(offset, ids);
         }

@@ -199,30 +199,45 @@ pub(crate) fn read_header(bytes: &[u8], offset: u32, seed: &Seed) -> HeaderOnly 
     }
 }
 
+/// The envelope at `offset`, where [`read`] or [`read_header`] has verified it before.
+pub(crate) fn read_verified_header(bytes: &[u8], offset: u32) -> Option<Envelope> {
+    let (envelope, _) = copy_envelope(bytes.get(offset as usize..)?)?;
+    Some(envelope_fields(&envelope))
+}
+
 fn decode_envelope(bytes: &[u8], offset: u32, seed: &Seed) -> Option<Envelope> {
-    let flags = *bytes.get(5)?;
-    let marked = flags & FLAG_MARK != 0;
-    let size = if marked { ENVELOPE_BYTES_MARKED } else { ENVELOPE_BYTES };
-    let mut envelope = [0; ENVELOPE_BYTES_MARKED];
-    envelope[..size].copy_from_slice(bytes.get(..size)?);
+    let (envelope, size) = copy_envelope(bytes)?;
     let checksum = u32_at(&envelope, 12);
     if checksum != header_checksum(&envelope, size, seed, offset) {
         return None;
     }
-    let mark = u64::from(u32_at(&envelope, 20)) | u64::from(u32_at(&envelope, 24)) << 32;
-    let envelope = Envelope {
-        length: u32_at(&envelope, 0),
+    let sound = envelope[4] != 0
+        && envelope[5] & !(FLAG_CONTINUED | FLAG_MARK) == 0
+        && offset.is_multiple_of(FRAME_ALIGNMENT);
+    sound.then(|| envelope_fields(&envelope))
+}
+
+/// The bytes of an envelope, and how many of them count.
+fn copy_envelope(bytes: &[u8]) -> Option<([u8; ENVELOPE_BYTES_MARKED], usize)> {
+    let marked = *bytes.get(5)? & FLAG_MARK != 0;
+    let size = if marked { ENVELOPE_BYTES_MARKED } else { ENVELOPE_BYTES };
+    let mut envelope = [0; ENVELOPE_BYTES_MARKED];
+    envelope[..size].copy_from_slice(bytes.get(..size)?);
+    Some((envelope, size))
+}
+
+fn envelope_fields(envelope: &[u8; ENVELOPE_BYTES_MARKED]) -> Envelope {
+    let flags = envelope[5];
+    let mark = u64::from(u32_at(envelope, 20)) | u64::from(u32_at(envelope, 24)) << 32;
+    Envelope {
+        length: u32_at(envelope, 0),
         kind: envelope[4],
         continued: flags & FLAG_CONTINUED != 0,
-        mark: marked.then_some(Position::from_u64(mark)),
+        mark: (flags & FLAG_MARK != 0).then_some(Position::from_u64(mark)),
         info: u16::from_le_bytes([envelope[6], envelope[7]]),
-        arg: u32_at(&envelope, 16),
-        body_checksum: u32_at(&envelope, 8),
-    };
-    let sound = envelope.kind != 0
-        && flags & !(FLAG_CONTINUED | FLAG_MARK) == 0
-        && offset.is_multiple_of(FRAME_ALIGNMENT);
-    sound.then_some(envelope)
+        arg: u32_at(envelope, 16),
+        body_checksum: u32_at(envelope, 8),
+    }
 }
 
 fn u32_at(bytes: &[u8; ENVELOPE_BYTES_MARKED], at: usize) -> u32 {

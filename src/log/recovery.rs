@@ -156,7 +156,7 @@ mod tests {
     }
 
     fn bad(start: u32, end: u32, fault: Fault, followed: bool) -> BadSpan {
-        BadSpan { start, end, fault, followed }
+        BadSpan { start, end, fault, followed, open_run: None }
     }
 
     fn surveyed(surveys: &[(u32, Survey)]) -> Vec<Surveyed<'_>> {

@@ -6,7 +6,7 @@
 //! older file or of another place never do.
 
 use crate::format::checksum::Seed;
-use crate::format::frame::{self, Envelope, FRAME_ALIGNMENT, Found, HeaderOnly};
+use crate::format::frame::{self, Envelope, FRAME_ALIGNMENT, Found};
 use crate::format::position::Position;
 use crate::format::record::{ROLL, Record};
 
@@ -29,6 +29,8 @@ pub(crate) struct BadSpan {
     pub fault: Fault,
     /// Whether a frame that verifies follows in this segment.
     pub followed: bool,
+    /// Where the run begins that goes on here.
+    pub open_run: Option<u32>,
 }
 
 /// What a segment's bytes hold from some offset on.
@@ -40,6 +42,8 @@ pub(crate) struct Survey {
     pub end: u32,
     /// Behind the last byte that is not zero, rounded up to where a frame may begin.
     pub used: u32,
+    /// Where the run begins that the last frame says goes on.
+    pub open_run: Option<u32>,
     /// The highest sync mark.
     pub mark: Option<Position>,
     /// The segment that the last frame says the log goes on in.
@@ -68,7 +72,8 @@ pub(crate) fn survey(bytes: &[u8], seed: &Seed, from: u32) -> Survey {
                     .or_else(|| next_whole(bytes, seed, at, found.used));
                 let end = resume.unwrap_or_else(|| found.used.max(at));
                 if end > at {
-                    found.bad.push(BadSpan { start: at, end, fault, followed: resume.is_some() });
+                    let (followed, open_run) = (resume.is_some(), found.open_run);
+                    found.bad.push(BadSpan { start: at, end, fault, followed, open_run });
                 }
                 let Some(resume) = resume else { break };
                 at = resume;
@@ -106,6 +111,7 @@ fn step(bytes: &[u8], seed: &Seed, at: u32) -> Step {
 impl Survey {
     fn note(&mut self, bytes: &[u8], at: u32, envelope: &Envelope) {
         self.mark = self.mark.max(envelope.mark);
+        self.open_run = if envelope.continued { self.open_run.or(Some(at)) } else { None };
         if envelope.kind == ROLL {
             let body = at as usize + envelope.size();
             let body = bytes.get(body..body + envelope.length as usize).unwrap_or_default();
@@ -115,6 +121,14 @@ impl Survey {
         } else if envelope.kind > ROLL {
             self.unknown_kind.get_or_insert(envelope.kind);
         }
+    }
+}
+
+impl Survey {
+    /// `end`, or where the run begins that has lost its end there and so does not count.
+    pub fn without_open_run(&self, end: u32) -> u32 {
+        let cut = self.bad.iter().find(|span| span.start == end);
+        cut.map_or(self.open_run, |span| span.open_run).unwrap_or(end)
     }
 }
 
@@ -145,7 +159,6 @@ pub(crate) fn used_bytes(bytes: &[u8], from: u32) -> u32 {
 /// Calls `visit` with the offset and envelope of every frame of a surveyed stretch that lies in `from..to`.
 pub(crate) fn frames(
     bytes: &[u8],
-    seed: &Seed,
     survey: &Survey,
     from: u32,
     to: u32,
@@ -158,7 +171,7 @@ pub(crate) fn frames(
             at = span.end;
             continue;
         }
-        let HeaderOnly::Frame(envelope) = frame::read_header(bytes, at, seed) else { return };
+        let Some(envelope) = frame::read_verified_header(bytes, at) else { return };
         visit(at, &envelope);
         at = at.saturating_add(envelope.total_bytes() as u32);
     }

@@ -140,6 +140,10 @@ impl Queue {
 }
 
 impl Model {
+    pub fn new(wall: u64) -> Model {
+        Model { wall, ..Model::default() }
+    }
+
     fn new_queue(&mut self, options: Options, doubling: bool) -> Queue {
         self.incarnations += 1;
         Queue { options, doubling, messages: BTreeMap::new(), incarnation: self.incarnations }
