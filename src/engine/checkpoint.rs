@@ -46,6 +46,7 @@ struct Moment {
     header: CursorHeader,
     segments: Vec<SegmentSection>,
     queues: Vec<u32>,
+    next_queue: u32,
     damage: Vec<Damage>,
     written_bytes: u64,
 }
@@ -204,7 +205,14 @@ impl Engine {
             .collect();
         let queues = state.queues.keys().copied().collect();
         let damage = state.damage.iter().rev().take(DAMAGE_MAX).cloned().collect();
-        Moment { header, segments, queues, damage, written_bytes: tail.written_bytes() }
+        Moment {
+            header,
+            segments,
+            queues,
+            next_queue: state.next_queue,
+            damage,
+            written_bytes: tail.written_bytes(),
+        }
     }
 
     fn encode_cursor(&self, moment: &Moment) -> Result<Vec<u8>> {
@@ -231,6 +239,7 @@ impl Engine {
                 encoder.acked(&acked);
             }
         }
+        encoder.next_queue(moment.next_queue);
         for section in moment.damage.iter().filter_map(damage_section) {
             encoder.damage(&section);
         }

@@ -51,6 +51,13 @@ impl Opening {
             }
         }
         super::walk::quarantine(&*self.storage, &recovery.damaged, self.time.now().wall_ms);
+        for damage in &recovery.damaged {
+            let name = damage.file.file_name().and_then(|name| name.to_str());
+            if let Some(number) = name.and_then(parse_segment_name) {
+                // It lists what is gone.
+                let _ = self.storage.remove(&index_name(number));
+            }
+        }
         let settings = LogSettings {
             store: store_id,
             segment_bytes: self.settings.segment_bytes as u32,
@@ -117,6 +124,9 @@ impl Opening {
             } else {
                 (file.survey.end, file.survey.end)
             };
+            // A file that was cut off may end before where its frames would begin.
+            let len = u32::try_from(file.len).unwrap_or(u32::MAX);
+            let (end, used) = (end.min(len), used.min(len));
             let from = if number == proof.segment() { proof.offset().min(end) } else { 0 };
             let name = segment_name(number);
             self.rewrite(&name, from.into(), end.into(), used.into()).map_err(|error| {
@@ -179,6 +189,10 @@ impl Opening {
                 let end = if n + 1 == count { found.end } else { file.survey.end };
                 // Damage reaches to where the next frame could begin, the file perhaps not.
                 let end = u64::from(end).min(file.len) as u32;
+                if found.verdict.damaged.iter().any(|span| span.at == at) {
+                    // An index that was written before the damage names messages that are not counted any more.
+                    let _ = self.storage.remove(&index_name(file.header.number));
+                }
                 if end > FRAMES_START {
                     seal(&mut found.replay.state, &file.header, end, index);
                 } else {

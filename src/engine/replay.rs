@@ -71,6 +71,9 @@ impl Replay {
                         self.state.segments[at].acks = AckSet::from_section(a);
                     }
                 }
+                Section::NextQueue(number) => {
+                    self.state.next_queue = self.state.next_queue.max(*number);
+                }
                 Section::Damage(d) => {
                     known.insert((d.segment, d.start));
                     self.state.damage.push(Damage {

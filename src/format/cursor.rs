@@ -34,6 +34,7 @@ const TAG_QUEUE: u16 = 2;
 const TAG_ENTRIES: u16 = 3;
 const TAG_ACKED: u16 = 4;
 const TAG_DAMAGE: u16 = 5;
+const TAG_NEXT_QUEUE: u16 = 10;
 
 /// The most entries that the encoder puts in one section.
 const ENTRIES_PER_SECTION: usize = 4096;
@@ -112,6 +113,11 @@ impl CursorEncoder {
 
     pub(crate) fn damage(&mut self, damage: &DamageSection) {
         self.section(TAG_DAMAGE, |out| damage.encode(out));
+    }
+
+    /// The lowest number that no queue has had.
+    pub(crate) fn next_queue(&mut self, number: u32) {
+        self.section(TAG_NEXT_QUEUE, |out| put_u32(out, number));
     }
 
     /// The whole file.
@@ -211,6 +217,7 @@ fn decode_section(tag: u16, data: &[u8]) -> Result<Option<Section>, Malformed> {
         TAG_ENTRIES => Section::Entries(EntriesSection::decode(&mut reader)?),
         TAG_ACKED => Section::Acked(AckedSection::decode(&mut reader)?),
         TAG_DAMAGE => Section::Damage(DamageSection::decode(&mut reader)?),
+        TAG_NEXT_QUEUE => Section::NextQueue(reader.u32()?),
         _ => return Ok(None),
     };
     reader.finish()?;
@@ -235,6 +242,7 @@ mod tests {
                 Section::Entries(entries) => encoder.entries(entries.queue, &entries.entries),
                 Section::Acked(acked) => encoder.acked(acked),
                 Section::Damage(damage) => encoder.damage(damage),
+                Section::NextQueue(number) => encoder.next_queue(*number),
             }
         }
         encoder.finish()

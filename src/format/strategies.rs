@@ -116,6 +116,7 @@ pub(super) fn sections() -> impl Strategy<Value = Vec<Section>> {
         entries_section().prop_map(Section::Entries),
         acked_section().prop_map(Section::Acked),
         damage_section().prop_map(Section::Damage),
+        any::<u32>().prop_map(Section::NextQueue),
     ];
     vec(section, 0..8)
 }

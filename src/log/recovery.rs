@@ -66,7 +66,7 @@ pub(crate) fn verdict(segments: &[Surveyed<'_>], proof: Position, same_boot: boo
     let proof = marks.map_or(proof, |mark| mark.max(proof));
     let mut verdict = Verdict::default();
     let mut at = 0;
-    while let Some(Surveyed { number, survey, .. }) = segments.get(at) {
+    while let Some(Surveyed { number, survey, short, .. }) = segments.get(at) {
         verdict.segments.push(at);
         verdict.end = survey.end;
         verdict.ends_in_damage = false;
@@ -81,6 +81,10 @@ pub(crate) fn verdict(segments: &[Surveyed<'_>], proof: Position, same_boot: boo
                 }
             } else {
                 verdict.end = span.start;
+                if segments[at].short && survey.next.is_none() {
+                    verdict.cut_short = true;
+                    verdict.damage(at, span.start, span.end, "the end of the log is missing");
+                }
                 return verdict;
             }
         }

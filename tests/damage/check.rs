@@ -91,21 +91,24 @@ impl Expected {
         let behind_end = fixture.frames.get(&case.file).is_some_and(|frames| {
             range.end > frames.last().map_or(4096, |frame| frame.end.next_multiple_of(8))
         });
+        // A segment file that is shorter than it was is damaged, also where only padding is missing.
+        let cut = matches!(case.what, What::Truncate { .. }) && case.file.ends_with(".seg");
+        let unproven = unproven(fixture, case, &frames);
         Expected {
+            may_return: frames.iter().chain(&unproven).any(|frame| frame.is_delete()),
             hit: frames.iter().filter_map(|frame| frame.id).collect(),
-            unproven: unproven(fixture, case, &frames),
-            may_return: frames.iter().any(|frame| frame.is_delete()),
-            frames_intact: frames.is_empty() && !behind_end,
+            unproven: unproven.iter().filter_map(|frame| frame.id).collect(),
+            frames_intact: frames.is_empty() && !behind_end && !cut,
         }
     }
 }
 
-/// After a power cut only what is proven counts: messages at or behind the damage and behind every proof that is left.
-/// After a kill all of it counts, but nobody can tell zeros from a segment that was not begun.
-fn unproven(fixture: &Fixture, case: &Case, hit: &[&Frame]) -> BTreeSet<u64> {
+/// After a power cut only what is proven counts: not the frames at or behind the damage and behind every proof that is
+/// left. After a kill all of it counts, but nobody can tell zeros from a segment that was not begun.
+fn unproven<'a>(fixture: &'a Fixture, case: &Case, hit: &[&Frame]) -> Vec<&'a Frame> {
     let zeroed = matches!(case.what, What::Zero { .. });
     let only_proven = fixture.left == Left::PowerCut || zeroed;
-    let Some(first) = hit.first().filter(|_| only_proven) else { return BTreeSet::new() };
+    let Some(first) = hit.first().filter(|_| only_proven) else { return Vec::new() };
     let number_of = |name: &str| name[..10].parse::<u64>().unwrap_or(0);
     let damaged = number_of(&case.file);
     let cursor = fixture.names("cursor.").last().map(|name| {
@@ -125,7 +128,7 @@ fn unproven(fixture: &Fixture, case: &Case, hit: &[&Frame]) -> BTreeSet<u64> {
     };
     let all =
         fixture.frames.iter().flat_map(|(name, frames)| frames.iter().map(move |f| (name, f)));
-    all.filter(|(name, frame)| at_or_behind(name, frame)).filter_map(|(_, f)| f.id).collect()
+    all.filter(|(name, frame)| at_or_behind(name, frame)).map(|(_, frame)| frame).collect()
 }
 
 fn damaged_disk(fixture: &Fixture, case: &Case) -> Disk {

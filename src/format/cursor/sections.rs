@@ -22,6 +22,8 @@ pub(crate) enum Section {
     Entries(EntriesSection),
     Acked(AckedSection),
     Damage(DamageSection),
+    /// The lowest number that no queue has had, also none that was removed.
+    NextQueue(u32),
 }
 
 /// A segment of the log. Their order is the log's.
