@@ -8,6 +8,7 @@ mod background;
 mod catalog;
 mod checkpoint;
 mod close;
+mod dead_letter;
 mod insert;
 mod lane;
 mod maintenance;

@@ -9,16 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use super::state::{Located, State};
+use super::state::State;
 use super::take::queue_mut;
-use super::{Content, Engine, QueueShared};
+use super::{Engine, QueueShared};
 use crate::clock::{Now, millis, wall_time};
 use crate::dispatch::{Entry, Place};
-use crate::error::{Error, ErrorKind, Result};
-use crate::format::record::insert::{InsertHead, Origin, Target, Targets};
-use crate::format::record::settle::{encode_delete, encode_set, reason_cut};
+use crate::error::{Error, Result};
+use crate::format::record::settle::{encode_delete, encode_set};
 use crate::format::record::{DELETE, SET};
-use crate::log::{Draft, Lane, Purpose, Segment};
+use crate::log::{Draft, Purpose, Segment};
 use crate::options::{Durability, OnDrop, QueueOptions};
 use crate::report::Damage;
 
@@ -44,7 +43,7 @@ pub enum Fate {
 
 /// Who asks for a message to be buried.
 #[derive(Clone, Copy)]
-enum Claimant {
+pub(super) enum Claimant {
     /// A delivery.
     Token(u64),
     /// The store itself, of a message that is given back.
@@ -52,7 +51,12 @@ enum Claimant {
 }
 
 impl Claimant {
-    fn check<'a>(self, state: &'a State, queue: &QueueShared, id: u64) -> Result<&'a Entry> {
+    pub(super) fn check<'a>(
+        self,
+        state: &'a State,
+        queue: &QueueShared,
+        id: u64,
+    ) -> Result<&'a Entry> {
         let touched = state.queues.get(&queue.id).map(|entry| &entry.touched);
         let entry = touched.ok_or_else(super::removed)?;
         match self {
@@ -186,7 +190,7 @@ impl Engine {
     }
 
     /// What has to be looked at when a message has left the flight.
-    fn after_settle(&self, state: &mut State) {
+    pub(super) fn after_settle(&self, state: &mut State) {
         if state.reclaimable {
             self.background.wake();
         }
@@ -247,147 +251,6 @@ impl Engine {
         self.settled_or_given_back(held, buried.map(|_| ()))
     }
 
-    /// A given back message has used up its attempts.
-    pub(super) fn retire_exhausted(
-        &self,
-        queue: &Arc<QueueShared>,
-        id: u64,
-        _priority: u8,
-    ) -> Result<()> {
-        match self.retire(queue, id, Claimant::Store, "attempts used up") {
-            // Somebody else has dealt with it meanwhile.
-            Err(error) if *error.kind() == ErrorKind::StaleDelivery => Ok(()),
-            other => other.map(|_| ()),
-        }
-    }
-
-    fn retire(
-        &self,
-        queue: &Arc<QueueShared>,
-        id: u64,
-        claimant: Claimant,
-        why: &str,
-    ) -> Result<Fate> {
-        loop {
-            let dead_letter = {
-                let mut state = self.lock_state();
-                queue_mut(&mut state, queue)?.options.dead_letter.clone()
-            };
-            let Some(name) = dead_letter else { break };
-            let target = match self.open_queue(&name) {
-                Err(error) if *error.kind() == ErrorKind::DiskFull => break,
-                target => target?,
-            };
-            match self.move_to(queue, id, claimant, &target, why) {
-                // It was removed while the message was on its way.
-                Err(error) if *error.kind() == ErrorKind::NotFound => continue,
-                // It is kept where it is rather than lost.
-                Err(error) if *error.kind() == ErrorKind::DiskFull => break,
-                Ok(false) => break,
-                Ok(true) => return Ok(Fate::DeadLettered),
-                Err(error) => return Err(error),
-            }
-        }
-        self.put_as(queue, id, claimant, |entry, _, _| {
-            (Entry::buried(entry.priority, entry.attempts, reason_cut(why)), Fate::Buried)
-        })
-    }
-
-    /// Moves a message to another queue in one append: it is never in both, and never in neither. False if its bytes
-    /// cannot be read.
-    fn move_to(
-        &self,
-        from: &Arc<QueueShared>,
-        id: u64,
-        claimant: Claimant,
-        to: &Arc<QueueShared>,
-        why: &str,
-    ) -> Result<bool> {
-        let Some((content, attempts)) = self.content_of(from, id, claimant)? else {
-            return Ok(false);
-        };
-        let head = content.head();
-        let origin = Origin {
-            id: content.origin_id.unwrap_or(id),
-            attempts,
-            queue: from.name.as_bytes(),
-            reason: reason_cut(why).as_bytes(),
-        };
-        let now = self.now();
-        let moved = InsertHead {
-            targets: Targets::One(Target { queue: to.id, priority: 0 }),
-            origin: Some(origin),
-            headers: head.and_then(|head| head.headers),
-            ..InsertHead::plain(now.wall_ms, to.id, 0)
-        };
-        let mut insert = Vec::new();
-        let info = moved.encode_head(&mut insert);
-        let mut delete = Vec::new();
-        encode_delete(from.id, std::iter::once((id, 1)), &mut delete);
-        let lanes = [Lane { queue: to.id, priority: 0 }];
-        let run = [
-            Draft::insert(info, &insert, content.payload(), &lanes),
-            Draft::record(DELETE, &delete),
-        ];
-        // Nobody waits for this one, so the background thread has to make it durable, and so visible.
-        let sync_by = match to.durability() {
-            Durability::Sync => Some(now.mono),
-            other => self.sync_by(other, now),
-        };
-        let appended = loop {
-            self.check_alive()?;
-            let mut state = self.lock_state();
-            claimant.check(&state, from, id)?;
-            match self.log.append(&run, Purpose::Settle, sync_by, Some(&to.removed)) {
-                Ok(appended) => {
-                    state.forget(from.id, id);
-                    self.after_settle(&mut state);
-                    break appended;
-                }
-                Err(refused) => {
-                    drop(state);
-                    self.make_room(refused, Purpose::Settle)?;
-                }
-            }
-        };
-        self.after_append(&appended);
-        if to.durability() == Durability::Sync {
-            self.unseen.fetch_max(appended.end.as_u64(), Ordering::SeqCst);
-            // The sync may have been faster.
-            self.wake_for_unseen();
-        }
-        self.wake_waiters(to, 1);
-        Ok(true)
-    }
-
-    /// The bytes of a touched message, and its attempts; None if they cannot be found or do not verify.
-    fn content_of(
-        &self,
-        queue: &Arc<QueueShared>,
-        id: u64,
-        claimant: Claimant,
-    ) -> Result<Option<(Content, u32)>> {
-        loop {
-            let mut state = self.lock_open()?;
-            let entry = claimant.check(&state, queue, id)?;
-            let (lane, attempts) =
-                (Lane { queue: queue.id, priority: entry.priority }, entry.attempts);
-            match state.locate(lane, id, &self.log) {
-                Located::At { segment, offset } => {
-                    drop(state);
-                    let content = self.read(&segment, offset, lane, id)?;
-                    return Ok(content.map(|content| (content, attempts)));
-                }
-                Located::NeedsIndex(segment) => {
-                    drop(state);
-                    self.load_index(&segment)?;
-                }
-                Located::Rolled => state.absorb(&mut self.log.tail()),
-                Located::Gone => return Ok(None),
-            }
-        }
-    }
-
     fn put<T>(
         &self,
         held: &HeldBy,
@@ -397,7 +260,7 @@ impl Engine {
     }
 
     /// Puts a message into the state that `decide` says, and records it.
-    fn put_as<T>(
+    pub(super) fn put_as<T>(
         &self,
         queue: &QueueShared,
         id: u64,

@@ -55,7 +55,6 @@ enum Detour {
     /// This message's attempts are used up.
     Exhausted {
         id: u64,
-        priority: u8,
     },
     /// This message's frame cannot be found.
     Lost {
@@ -205,7 +204,7 @@ impl Engine {
         match detour {
             Detour::Index(segment) => self.load_index(&segment),
             Detour::Room(refused) => self.make_room(refused, Purpose::Settle),
-            Detour::Exhausted { id, priority } => self.retire_exhausted(queue, id, priority),
+            Detour::Exhausted { id } => self.retire_exhausted(queue, id),
             Detour::Lost { id } => self.drop_damaged(queue, id, None),
         }
     }
@@ -230,8 +229,7 @@ impl Engine {
                 Ok(Some(candidate)) => {
                     let used = candidate.attempts.unwrap_or(0);
                     if max_attempts.is_some_and(|most| used >= most) {
-                        let Candidate { id, priority, .. } = candidate;
-                        detour = Some(Detour::Exhausted { id, priority });
+                        detour = Some(Detour::Exhausted { id: candidate.id });
                         break;
                     }
                     if candidate.attempts.is_none()

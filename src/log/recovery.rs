@@ -66,7 +66,7 @@ pub(crate) fn verdict(segments: &[Surveyed<'_>], proof: Position, same_boot: boo
     let proof = marks.map_or(proof, |mark| mark.max(proof));
     let mut verdict = Verdict::default();
     let mut at = 0;
-    while let Some(Surveyed { number, survey, short, .. }) = segments.get(at) {
+    while let Some(Surveyed { number, survey, .. }) = segments.get(at) {
         verdict.segments.push(at);
         verdict.end = survey.end;
         verdict.ends_in_damage = false;

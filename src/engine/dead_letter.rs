@@ -1,0 +1,156 @@
+//! Taking a message out of circulation: to the dead letter queue in one append, or buried where it is.
+//!
+//! A move that finds no space falls back to burying the message, which needs none: it is kept rather than lost.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::settle::{Claimant, Fate};
+use super::state::Located;
+use super::take::queue_mut;
+use super::{Content, Engine, QueueShared};
+use crate::dispatch::Entry;
+use crate::error::{ErrorKind, Result};
+use crate::format::record::DELETE;
+use crate::format::record::insert::{InsertHead, Origin, Target, Targets};
+use crate::format::record::settle::{encode_delete, reason_cut};
+use crate::log::{Draft, Lane, Purpose};
+use crate::options::Durability;
+
+impl Engine {
+    /// A given back message has used up its attempts.
+    pub(super) fn retire_exhausted(&self, queue: &Arc<QueueShared>, id: u64) -> Result<()> {
+        match self.retire(queue, id, Claimant::Store, "attempts used up") {
+            // Somebody else has dealt with it meanwhile.
+            Err(error) if *error.kind() == ErrorKind::StaleDelivery => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+
+    pub(super) fn retire(
+        &self,
+        queue: &Arc<QueueShared>,
+        id: u64,
+        claimant: Claimant,
+        why: &str,
+    ) -> Result<Fate> {
+        loop {
+            let dead_letter = {
+                let mut state = self.lock_state();
+                queue_mut(&mut state, queue)?.options.dead_letter.clone()
+            };
+            let Some(name) = dead_letter else { break };
+            let target = match self.open_queue(&name) {
+                Err(error) if *error.kind() == ErrorKind::DiskFull => break,
+                target => target?,
+            };
+            match self.move_to(queue, id, claimant, &target, why) {
+                // It was removed while the message was on its way.
+                Err(error) if *error.kind() == ErrorKind::NotFound => continue,
+                // It is kept where it is rather than lost.
+                Err(error) if *error.kind() == ErrorKind::DiskFull => break,
+                Ok(false) => break,
+                Ok(true) => return Ok(Fate::DeadLettered),
+                Err(error) => return Err(error),
+            }
+        }
+        self.put_as(queue, id, claimant, |entry, _, _| {
+            (Entry::buried(entry.priority, entry.attempts, reason_cut(why)), Fate::Buried)
+        })
+    }
+
+    /// Moves a message to another queue in one append: it is never in both, and never in neither. False if its bytes
+    /// cannot be read.
+    fn move_to(
+        &self,
+        from: &Arc<QueueShared>,
+        id: u64,
+        claimant: Claimant,
+        to: &Arc<QueueShared>,
+        why: &str,
+    ) -> Result<bool> {
+        let Some((content, attempts)) = self.content_of(from, id, claimant)? else {
+            return Ok(false);
+        };
+        let head = content.head();
+        let origin = Origin {
+            id: content.origin_id.unwrap_or(id),
+            attempts,
+            queue: from.name.as_bytes(),
+            reason: reason_cut(why).as_bytes(),
+        };
+        let now = self.now();
+        let moved = InsertHead {
+            targets: Targets::One(Target { queue: to.id, priority: 0 }),
+            origin: Some(origin),
+            headers: head.and_then(|head| head.headers),
+            ..InsertHead::plain(now.wall_ms, to.id, 0)
+        };
+        let mut insert = Vec::new();
+        let info = moved.encode_head(&mut insert);
+        let mut delete = Vec::new();
+        encode_delete(from.id, std::iter::once((id, 1)), &mut delete);
+        let lanes = [Lane { queue: to.id, priority: 0 }];
+        let run = [
+            Draft::insert(info, &insert, content.payload(), &lanes),
+            Draft::record(DELETE, &delete),
+        ];
+        // Nobody waits for this one, so the background thread has to make it durable, and so visible.
+        let sync_by = match to.durability() {
+            Durability::Sync => Some(now.mono),
+            other => self.sync_by(other, now),
+        };
+        let appended = loop {
+            self.check_alive()?;
+            let mut state = self.lock_state();
+            claimant.check(&state, from, id)?;
+            match self.log.append(&run, Purpose::Settle, sync_by, Some(&to.removed)) {
+                Ok(appended) => {
+                    state.forget(from.id, id);
+                    self.after_settle(&mut state);
+                    break appended;
+                }
+                Err(refused) => {
+                    drop(state);
+                    self.make_room(refused, Purpose::Settle)?;
+                }
+            }
+        };
+        self.after_append(&appended);
+        if to.durability() == Durability::Sync {
+            self.unseen.fetch_max(appended.end.as_u64(), Ordering::SeqCst);
+            // The sync may have been faster.
+            self.wake_for_unseen();
+        }
+        self.wake_waiters(to, 1);
+        Ok(true)
+    }
+
+    /// The bytes of a touched message, and its attempts; None if they cannot be found or do not verify.
+    fn content_of(
+        &self,
+        queue: &Arc<QueueShared>,
+        id: u64,
+        claimant: Claimant,
+    ) -> Result<Option<(Content, u32)>> {
+        loop {
+            let mut state = self.lock_open()?;
+            let entry = claimant.check(&state, queue, id)?;
+            let (lane, attempts) =
+                (Lane { queue: queue.id, priority: entry.priority }, entry.attempts);
+            match state.locate(lane, id, &self.log) {
+                Located::At { segment, offset } => {
+                    drop(state);
+                    let content = self.read(&segment, offset, lane, id)?;
+                    return Ok(content.map(|content| (content, attempts)));
+                }
+                Located::NeedsIndex(segment) => {
+                    drop(state);
+                    self.load_index(&segment)?;
+                }
+                Located::Rolled => state.absorb(&mut self.log.tail()),
+                Located::Gone => return Ok(None),
+            }
+        }
+    }
+}
