@@ -81,7 +81,7 @@ pub(crate) fn verdict(segments: &[Surveyed<'_>], proof: Position, same_boot: boo
                 }
             } else {
                 verdict.end = span.start;
-                if *short && survey.next.is_none() {
+                if segments[at].short && survey.next.is_none() {
                     verdict.cut_short = true;
                     verdict.damage(at, span.start, span.end, "the end of the log is missing");
                 }
