@@ -370,7 +370,8 @@ fn directories_where_files_should_be_are_refused_or_passed_over_but_never_remove
                 drop(store);
                 assert_holds_its_message(&options().open(dir.path()).unwrap());
             }
-            Err(error) => assert_io(&error, dir.path()),
+            // Its number is needed, and the system says what is in the way.
+            Err(error) => assert!(error.io_error().is_some(), "{name}: {error}"),
         }
         assert_eq!(std::fs::read(path.join("inside")).unwrap(), b"kept", "{name}");
     }
@@ -384,4 +385,5 @@ fn a_file_in_the_place_of_the_quarantine_does_not_keep_a_store_from_opening() {
     let store = open(&disk).unwrap();
     assert_holds_its_message(&store);
     assert_eq!(disk.read_file("quarantine").as_deref(), Some(&b"in the way"[..]));
+    assert_eq!(disk.read_file("0000000777.seg"), Some(vec![7; 9000]), "it is not ours to delete");
 }

@@ -335,9 +335,13 @@ impl Engine {
         for (name, _) in files {
             let unnamed = |number: u32| !named.contains(&number);
             if let Some(number) = parse_segment_name(name).filter(|&number| unnamed(number)) {
-                let aside = strays.contains(&number) || self.is_foreign(number);
-                if aside && self.storage.create_dir("quarantine").is_ok() {
-                    let _ = self.storage.rename(name, &format!("quarantine/{name}"));
+                let foreign = self.is_foreign(number);
+                let aside = (foreign || strays.contains(&number))
+                    && self.storage.create_dir("quarantine").is_ok()
+                    && self.storage.rename(name, &format!("quarantine/{name}")).is_ok();
+                if foreign && !aside {
+                    // It cannot come into the log, and stays until there is a place for it.
+                    continue;
                 }
                 let _ = self.storage.remove(name);
                 let _ = self.storage.remove(&index_name(number));
