@@ -115,7 +115,8 @@ impl Queue {
         Ok(self.get_until(1, Some(wait))?.pop())
     }
 
-    /// Gets up to `max` messages: waits for the first for at most `wait`, then takes what is there.
+    /// Gets up to `max` messages: waits for the first for at most `wait`, then takes what is there. It may take fewer than
+    /// are there, where going on would mean to read from the disk first.
     pub fn get_batch(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
         if max == 0 {
             return Err(Error::invalid("a batch has at least one message"));

@@ -453,3 +453,23 @@ fn frames_behind_a_clean_cursor_never_join_the_log() {
     println!("{got:?} {:?}", store2.recovery());
     assert_eq!(got, ["early", "new1"]);
 }
+
+#[test]
+fn a_queue_does_not_inherit_the_number_of_one_that_was_removed() {
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = opts().open_simulated(&disk, &clock).unwrap();
+    let queue = store.queue("old").unwrap();
+    for _ in 0..3 {
+        queue.insert("x").unwrap();
+    }
+    assert_eq!(drain(&queue).len(), 3);
+    drop(queue);
+    store.remove("old").unwrap();
+    store.close().unwrap();
+    drop(store);
+    let store = opts().open_simulated(&disk, &clock).unwrap();
+    let queue = store.queue("new").unwrap();
+    assert_eq!(queue.stats().unwrap().ready, 0);
+    queue.insert("y").unwrap();
+    assert_eq!((queue.stats().unwrap().ready, drain(&queue).len()), (1, 1));
+}

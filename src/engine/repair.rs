@@ -54,7 +54,7 @@ impl Opening {
         for damage in &recovery.damaged {
             let name = damage.file.file_name().and_then(|name| name.to_str());
             if let Some(number) = name.and_then(parse_segment_name) {
-                // It lists what is gone.
+                // An index that was written before the damage names messages that are not counted any more.
                 let _ = self.storage.remove(&index_name(number));
             }
         }
@@ -189,10 +189,6 @@ impl Opening {
                 let end = if n + 1 == count { found.end } else { file.survey.end };
                 // Damage reaches to where the next frame could begin, the file perhaps not.
                 let end = u64::from(end).min(file.len) as u32;
-                if found.verdict.damaged.iter().any(|span| span.at == at) {
-                    // An index that was written before the damage names messages that are not counted any more.
-                    let _ = self.storage.remove(&index_name(file.header.number));
-                }
                 if end > FRAMES_START {
                     seal(&mut found.replay.state, &file.header, end, index);
                 } else {
