@@ -50,10 +50,10 @@ pub(super) enum Named {
     Lost,
 }
 
-/// Where the last byte of a segment file lies that is not zero, the header aside.
-pub(super) fn used_of(storage: &dyn Storage, name: &str) -> std::io::Result<u32> {
+/// Where the last byte of a segment file lies that is not zero, the header aside, among the first `limit`.
+pub(super) fn used_of(storage: &dyn Storage, name: &str, limit: u64) -> std::io::Result<u32> {
     let data = storage.open_read(name)?.map_read()?;
-    Ok(used_bytes(data.bytes(0..data.published()), FRAMES_START))
+    Ok(used_bytes(data.bytes(0..data.published().min(limit)), FRAMES_START))
 }
 
 pub(super) struct Opening {
@@ -197,7 +197,7 @@ impl Opening {
         if !matches!(self.header(number, len), Ok(HeaderFound::Unused)) {
             return Named::Lost;
         }
-        match used_of(&*self.storage, &name) {
+        match used_of(&*self.storage, &name, u64::MAX) {
             Ok(FRAMES_START) => Named::Unused { len },
             _ => Named::Torn,
         }

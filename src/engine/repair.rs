@@ -365,7 +365,9 @@ impl Engine {
             Ok(match header::decode(&copies[0], &copies[1]) {
                 HeaderFound::Header { header, .. } => header.store != self.store_id,
                 HeaderFound::Unused => {
-                    used_of(&*self.storage, &segment_name(number))? != FRAMES_START
+                    // Frames begin right behind the header. To read all of a file that was only reserved takes as long as
+                    // the rest of the open.
+                    used_of(&*self.storage, &segment_name(number), 1 << 20)? != FRAMES_START
                 }
                 HeaderFound::Bad | HeaderFound::Newer { .. } => true,
             })
