@@ -37,6 +37,8 @@ impl Engine {
         loop {
             let dead_letter = {
                 let mut state = self.lock_state();
+                // A stale delivery changes nothing, and declares no dead letter queue either.
+                claimant.check(&state, queue, id)?;
                 queue_mut(&mut state, queue)?.options.dead_letter.clone()
             };
             let Some(name) = dead_letter else { break };
