@@ -17,8 +17,8 @@ use crate::message::MessageId;
 /// [`on_drop`](crate::QueueOptions::on_drop) says).
 ///
 /// Settling fails only with `StaleDelivery` (the lease ran out and somebody else has the message), `Closed`,
-/// `Poisoned`, `NotFound` or `Io`; none is worth trying again. It does not keep the store open, only its own bytes
-/// mapped.
+/// `Poisoned`, `NotFound` or `Io`; none is worth trying again. On a disk that stays full it can fail with `DiskFull` too:
+/// the message is then given back, its attempt counted. A delivery does not keep the store open, only its own bytes mapped.
 #[must_use = "a delivery that is dropped counts as a failed attempt; delete it when the work is done"]
 pub struct Delivery {
     engine: Arc<Engine>,
