@@ -23,8 +23,8 @@ fn all_bits() -> bool {
     std::env::var("MILLPOND_DAMAGE").is_ok_and(|value| value == "all")
 }
 
-/// Runs all cases on all processors, and fails with the first few that failed.
-fn run_all(fixture: &Fixture, cases: Vec<Case>) {
+/// Runs all cases on all processors, prints how many there were, and fails with the first few that failed.
+fn run_all(fixture: &Fixture, name: &str, cases: Vec<Case>) {
     let next = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());
     let workers = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -39,6 +39,7 @@ fn run_all(fixture: &Fixture, cases: Vec<Case>) {
             });
         }
     });
+    println!("{:?}, {name}: {} damaged stores", fixture.left, cases.len());
     let failures = failures.into_inner().unwrap();
     let shown: Vec<&String> = failures.iter().take(20).collect();
     assert!(failures.is_empty(), "{} of {} cases: {shown:#?}", failures.len(), cases.len());
@@ -82,8 +83,9 @@ fn truncations(fixture: &Fixture, name: &str) -> Vec<Case> {
 fn every_file(make: impl Fn(&Fixture, &str) -> Vec<Case>) {
     for left in ALL_WAYS {
         let fixture = Fixture::new(left);
-        let cases = fixture.files.keys().flat_map(|name| make(&fixture, name)).collect();
-        run_all(&fixture, cases);
+        for name in fixture.files.keys() {
+            run_all(&fixture, name, make(&fixture, name));
+        }
     }
 }
 
