@@ -176,12 +176,12 @@ pub(crate) fn read<'a>(bytes: &'a [u8], offset: u32, seed: &Seed) -> Found<'a> {
     }
 }
 
-/// The body, if the frame ends within the file and where an offset can name.
+/// The body, if it lies within the file and the frame ends where an offset can name. Padding that the file has lost is
+/// no loss.
 fn whole_body<'a>(bytes: &'a [u8], offset: u32, envelope: &Envelope) -> Option<&'a [u8]> {
-    let end = u64::from(offset) + envelope.total_bytes();
-    let end = u32::try_from(end).ok()? as usize;
-    let frame = bytes.get(offset as usize..end)?;
-    frame[envelope.size()..].get(..envelope.length as usize)
+    u32::try_from(u64::from(offset) + envelope.total_bytes()).ok()?;
+    let start = offset as usize + envelope.size();
+    bytes.get(start..start + envelope.length as usize)
 }
 
 /// Reads the envelope at `offset` of `bytes`, the file from its beginning, and touches nothing behind it.
@@ -359,6 +359,19 @@ mod tests {
             };
             assert_eq!(read(&whole[..length], 0, &seed), expected, "cut to {length} bytes");
         }
+    }
+
+    #[test]
+    fn a_frame_that_has_lost_its_padding_is_whole() {
+        let seed = Seed::new(42);
+        let envelope = sample(b"body!", None);
+        let whole = file(&envelope, b"body!", 0, &seed);
+        assert_eq!(whole.len(), 32);
+        for length in 25..32 {
+            let frame = Frame { envelope, body: b"body!", offset: 0 };
+            assert_eq!(read(&whole[..length], 0, &seed), Found::Frame(frame), "cut to {length}");
+        }
+        assert_eq!(read(&whole[..24], 0, &seed), Found::BadBody(envelope));
     }
 
     #[test]

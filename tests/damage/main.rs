@@ -59,7 +59,9 @@ fn places(fixture: &Fixture, name: &str) -> Vec<usize> {
     let dense = |at: usize| {
         let in_frame = frames.iter().any(|frame| {
             let payload = frame.start + 64..frame.end.saturating_sub(8);
-            (frame.start..frame.end).contains(&at) && !payload.contains(&at)
+            // With its padding, which may be cut off without a loss.
+            let whole = frame.start..frame.end.next_multiple_of(8) + 1;
+            whole.contains(&at) && !payload.contains(&at)
         });
         let header = at < 128 || (2048..2048 + 128).contains(&at);
         !is_segment || in_frame || header || (end..end + 24).contains(&at)
@@ -75,8 +77,7 @@ fn flips(fixture: &Fixture, name: &str) -> Vec<Case> {
 }
 
 fn truncations(fixture: &Fixture, name: &str) -> Vec<Case> {
-    let step = if all_bits() { 1 } else { 3 };
-    let places = places(fixture, name).into_iter().step_by(step);
+    let places = places(fixture, name).into_iter();
     places.map(|len| Case { file: name.to_owned(), what: What::Truncate { len } }).collect()
 }
 
