@@ -36,6 +36,17 @@ impl TimeSource {
 }
 
 impl TimeSource {
+    /// The monotonic clock alone.
+    #[inline]
+    #[expect(clippy::disallowed_methods, reason = "the home of the clocks")]
+    pub fn mono(&self) -> Instant {
+        match self {
+            TimeSource::System => Instant::now(),
+            #[cfg(any(test, feature = "testing"))]
+            TimeSource::Manual(clock) => clock.now().mono,
+        }
+    }
+
     /// The wall clock alone, in milliseconds since the epoch.
     #[inline]
     #[expect(clippy::disallowed_methods, reason = "the home of the clocks")]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::clock::real_now;
 use crate::delivery::{Delivery, Entry};
-use crate::engine::{QueueShared, QueueStats, Taken};
+use crate::engine::{Few, QueueShared, QueueStats, Taken};
 use crate::error::{Error, Result};
 use crate::message::{Message, MessageId};
 use crate::report::State;
@@ -98,7 +98,7 @@ impl Queue {
     pub fn get(&self) -> Result<Delivery> {
         loop {
             // A get without a limit returns with a message or an error.
-            if let Some(delivery) = self.get_until(1, None)?.pop() {
+            if let Some(delivery) = self.get_until(1, None)?.next() {
                 return Ok(delivery);
             }
         }
@@ -107,12 +107,12 @@ impl Queue {
     /// Gets the next message if there is one now. None is not the end: messages may be in flight or delayed.
     pub fn try_get(&self) -> Result<Option<Delivery>> {
         let taken = self.store.engine().try_take(&self.shared, 1)?;
-        Ok(self.deliveries(taken).pop())
+        Ok(self.deliveries(taken).next())
     }
 
     /// Gets the next message, waiting for at most `wait`.
     pub fn get_timeout(&self, wait: Duration) -> Result<Option<Delivery>> {
-        Ok(self.get_until(1, Some(wait))?.pop())
+        Ok(self.get_until(1, Some(wait))?.next())
     }
 
     /// Gets up to `max` messages: waits for the first for at most `wait`, then takes what is there. It may take fewer than
@@ -121,19 +121,23 @@ impl Queue {
         if max == 0 {
             return Err(Error::invalid("a batch has at least one message"));
         }
-        self.get_until(max, Some(wait))
+        Ok(self.get_until(max, Some(wait))?.collect())
     }
 
-    fn get_until(&self, max: usize, wait: Option<Duration>) -> Result<Vec<Delivery>> {
+    fn get_until(
+        &self,
+        max: usize,
+        wait: Option<Duration>,
+    ) -> Result<impl Iterator<Item = Delivery>> {
         // A limit beyond what the clock can show is none.
         let until = wait.and_then(|wait| real_now().checked_add(wait));
         let taken = self.store.engine().take(&self.shared, max, until)?;
         Ok(self.deliveries(taken))
     }
 
-    fn deliveries(&self, taken: Vec<Taken>) -> Vec<Delivery> {
+    fn deliveries(&self, taken: Few<Taken>) -> impl Iterator<Item = Delivery> {
         let engine = self.store.engine();
-        taken.into_iter().map(|taken| Delivery::new(engine, &self.shared, taken)).collect()
+        taken.into_iter().map(|taken| Delivery::new(engine, &self.shared, taken))
     }
 
     /// Deletes many messages at once, in one append for each thousand. Stale deliveries are counted and left alone.

@@ -14,6 +14,26 @@ use super::entry::{Entry, Place};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stale;
 
+/// By what an entry is ordered, beside its id.
+#[derive(Clone, Copy)]
+enum Order {
+    InFlight(Option<Instant>),
+    GivenBack(u8),
+    Delayed(u64),
+    Buried,
+}
+
+impl Order {
+    fn of(entry: &Entry) -> Order {
+        match entry.place {
+            Place::InFlight => Order::InFlight(entry.deadline),
+            Place::GivenBack => Order::GivenBack(entry.priority),
+            Place::Delayed => Order::Delayed(entry.due_ms),
+            Place::Buried => Order::Buried,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct QueueState {
     /// Every touched message, by id.
@@ -56,48 +76,55 @@ impl QueueState {
 
     /// Puts `id` into the state that `entry` says, whatever it was in before.
     pub fn put(&mut self, id: u64, entry: Entry) {
-        self.unlink(id);
-        match entry.place {
-            Place::InFlight => {
-                self.in_flight += 1;
-                if let Some(deadline) = entry.deadline {
-                    self.leases.insert((deadline, id));
-                }
-            }
-            Place::GivenBack => {
-                self.ready.insert((Reverse(entry.priority), id));
-            }
-            Place::Delayed => {
-                self.delayed.insert((entry.due_ms, id));
-            }
-            Place::Buried => self.buried += 1,
+        let order = Order::of(&entry);
+        if let Some(old) = self.entries.insert(id, entry) {
+            self.unlink(id, Order::of(&old));
         }
-        self.entries.insert(id, entry);
+        self.link(id, order);
     }
 
     /// Forgets `id`: it was deleted.
     pub fn remove(&mut self, id: u64) -> Option<Entry> {
-        self.unlink(id);
-        self.entries.remove(&id)
+        let entry = self.entries.remove(&id)?;
+        self.unlink(id, Order::of(&entry));
+        Some(entry)
+    }
+
+    /// Puts `id` into the order that its place keeps.
+    fn link(&mut self, id: u64, order: Order) {
+        match order {
+            Order::InFlight(deadline) => {
+                self.in_flight += 1;
+                if let Some(deadline) = deadline {
+                    self.leases.insert((deadline, id));
+                }
+            }
+            Order::GivenBack(priority) => {
+                self.ready.insert((Reverse(priority), id));
+            }
+            Order::Delayed(due_ms) => {
+                self.delayed.insert((due_ms, id));
+            }
+            Order::Buried => self.buried += 1,
+        }
     }
 
     /// Takes `id` out of the order that its place keeps.
-    fn unlink(&mut self, id: u64) {
-        let Some(entry) = self.entries.get(&id) else { return };
-        match entry.place {
-            Place::InFlight => {
+    fn unlink(&mut self, id: u64, order: Order) {
+        match order {
+            Order::InFlight(deadline) => {
                 self.in_flight -= 1;
-                if let Some(deadline) = entry.deadline {
+                if let Some(deadline) = deadline {
                     self.leases.remove(&(deadline, id));
                 }
             }
-            Place::GivenBack => {
-                self.ready.remove(&(Reverse(entry.priority), id));
+            Order::GivenBack(priority) => {
+                self.ready.remove(&(Reverse(priority), id));
             }
-            Place::Delayed => {
-                self.delayed.remove(&(entry.due_ms, id));
+            Order::Delayed(due_ms) => {
+                self.delayed.remove(&(due_ms, id));
             }
-            Place::Buried => self.buried -= 1,
+            Order::Buried => self.buried -= 1,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The background thread: a loop around [`Engine::step`] that sleeps when there is nothing to do.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -10,44 +11,50 @@ use crate::lock::{Lock, Signal};
 
 #[derive(Default)]
 pub(super) struct Background {
-    state: Lock<BackgroundState>,
+    /// Somebody has seen something to do since the thread last looked. Changes under the lock of `stop`.
+    work: AtomicBool,
+    stop: Lock<bool>,
     signal: Signal,
     thread: Lock<Option<JoinHandle<()>>>,
 }
 
-#[derive(Default)]
-struct BackgroundState {
-    /// Somebody has seen something to do since the thread last looked.
-    work: bool,
-    stop: bool,
-}
-
 impl Background {
     /// Cheap, and never waits for the thread.
+    ///
+    /// Ensures: the thread looks again at what the caller has changed. Either it is told to; or it has been told
+    /// before, and not yet looked: it takes back `work` first, and then the lock that guards the change, which the
+    /// caller held before it read `work`.
+    #[inline]
     pub fn wake(&self) {
-        let mut state = self.state.lock();
-        if !state.work {
-            state.work = true;
+        if !self.work.load(Ordering::SeqCst) {
+            self.tell();
+        }
+    }
+
+    #[cold]
+    fn tell(&self) {
+        let _stop = self.stop.lock();
+        if !self.work.swap(true, Ordering::SeqCst) {
             self.signal.notify_one();
         }
     }
 
     /// Waits for work, at most for `limit`. Whether to go on.
     fn wait(&self, limit: Option<Duration>) -> bool {
-        let mut state = self.state.lock();
-        if !state.work && !state.stop {
-            state = match limit {
-                Some(limit) => self.signal.wait_for(state, limit),
-                None => self.signal.wait(state),
+        let mut stop = self.stop.lock();
+        if !self.work.load(Ordering::SeqCst) && !*stop {
+            stop = match limit {
+                Some(limit) => self.signal.wait_for(stop, limit),
+                None => self.signal.wait(stop),
             };
         }
-        state.work = false;
-        !state.stop
+        self.work.store(false, Ordering::SeqCst);
+        !*stop
     }
 
     /// Ends the thread and waits for it, unless the caller is the thread.
     pub fn stop(&self) {
-        self.state.lock().stop = true;
+        *self.stop.lock() = true;
         self.signal.notify_one();
         let thread = self.thread.lock().take();
         if let Some(thread) = thread.filter(|t| t.thread().id() != thread::current().id()) {

@@ -111,7 +111,7 @@ impl Engine {
         let mut body = Vec::new();
         Declare { queue: id, name: name.as_bytes(), options: &options }.encode(&mut body);
         let draft = [Draft::record(DECLARE, &body)];
-        let sync_by = self.sync_by(self.settings.durability, self.now());
+        let sync_by = self.sync_by(self.settings.durability);
         let appended = self.log.append(&draft, Purpose::Insert, sync_by, None);
         Ok(appended.map(|appended| {
             self.after_append(&appended);
@@ -248,7 +248,7 @@ impl Engine {
             if ids.is_empty() {
                 break;
             }
-            match self.append_delete(queue.id, &ids, now) {
+            match self.append_delete(queue.id, &ids) {
                 Ok(appended) => {
                     for &id in &ids {
                         state.forget(queue.id, id);

@@ -3,13 +3,19 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Engine, open};
+use super::{Engine, open, poisoned};
 use crate::clock::real_now;
 use crate::dispatch::{Entry, Place};
 use crate::error::Result;
 use crate::format::record::SET;
 use crate::format::record::settle::encode_set;
-use crate::log::{Draft, Purpose};
+use crate::log::{Draft, PrepareFailed, Purpose};
+
+/// How much of the log an open may have to read after a close, in bytes: a fraction of a millisecond's work.
+const READ_BY_OPEN_MAX: u64 = 256 << 10;
+
+/// How much a closed store may have reserved for what comes later, in bytes.
+const RESERVED_AT_REST_MAX: u64 = 1 << 20;
 
 /// What a close found still in flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +40,7 @@ impl Engine {
         // Held to the end: nobody makes files in the directory once its lock is given up.
         let mut maintenance = self.maintenance.lock();
         let outcome = released.and_then(|released| {
+            self.seal_for_rest()?;
             self.checkpoint(&mut maintenance, true)?;
             Ok(Closed { settled: began_with.saturating_sub(released), released })
         });
@@ -54,6 +61,30 @@ impl Engine {
             let _ = lock.note(&note);
         }
         outcome
+    }
+
+    /// Seals the active segment and begins a short one, if an open would have to read much of it, or if it has reserved
+    /// much that a closed store does not need. Crash windows: those of every roll.
+    fn seal_for_rest(&self) -> Result<()> {
+        let read_max = READ_BY_OPEN_MAX.min(self.settings.segment_bytes / 4);
+        let (used, reserved) = self.log.tail().active_bytes();
+        if used <= read_max && reserved - used <= RESERVED_AT_REST_MAX {
+            return Ok(());
+        }
+        match self.log.seal_for_rest(self.now().wall_ms) {
+            Ok(()) => {}
+            // There is no space for another segment; then this one stays as it is.
+            Err(PrepareFailed::Create(_)) => return Ok(()),
+            Err(PrepareFailed::Sync(failed)) => {
+                self.on_poison();
+                return Err(poisoned(Some(failed)));
+            }
+        }
+        let end = self.log.tail().end();
+        self.sync_to(end)?;
+        self.trim_sealed();
+        while self.write_index()? {}
+        Ok(())
     }
 
     /// Closes the store for the last handle. After a panic inside of it nothing is written any more, as after a kill:

@@ -100,7 +100,7 @@ impl Engine {
         // Nobody waits for this one, so the background thread has to make it durable, and so visible.
         let sync_by = match to.durability() {
             Durability::Sync => Some(now.mono),
-            other => self.sync_by(other, now),
+            other => self.sync_by(other),
         };
         let appended = loop {
             self.check_alive()?;

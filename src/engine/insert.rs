@@ -1,19 +1,14 @@
 //! Inserting messages.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::checkpoint::IDS_RESERVED;
+use super::scratch::with_scratch;
 use super::{Engine, QueueShared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::insert::InsertHead;
 use crate::log::{Appended, Draft, Lane, Purpose, frames_capacity};
 use crate::options::Durability;
-
-thread_local! {
-    /// The encoded heads of what this thread inserts; kept, so that an insert allocates nothing.
-    static HEADS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// The envelope and the head of a plain message are less than this.
 const OVERHEAD_BYTES: u64 = 64;
@@ -24,8 +19,7 @@ impl Engine {
         self.check_size(payload.len())?;
         let lanes = [Lane { queue: queue.id, priority: 0 }];
         let head = InsertHead::plain(self.time.wall_ms(), queue.id, 0);
-        let appended = HEADS.with_borrow_mut(|buffer| {
-            buffer.clear();
+        let appended = with_scratch(|buffer| {
             let info = head.encode_head(buffer);
             let draft = Draft::insert(info, buffer, payload, &lanes);
             self.append_insert(queue, std::slice::from_ref(&draft))
@@ -77,10 +71,7 @@ impl Engine {
     }
 
     fn append_insert(&self, queue: &QueueShared, run: &[Draft<'_>]) -> Result<Appended> {
-        let sync_by = match queue.durability() {
-            durability @ Durability::Interval(_) => self.sync_by(durability, self.now()),
-            Durability::Sync | Durability::Process => None,
-        };
+        let sync_by = self.sync_by(queue.durability());
         loop {
             match self.log.append(run, Purpose::Insert, sync_by, Some(&queue.removed)) {
                 Ok(appended) => return Ok(appended),

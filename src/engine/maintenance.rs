@@ -27,7 +27,11 @@ impl Engine {
     pub(crate) fn step(&self) -> Result<bool> {
         let mut maintenance = self.maintenance.lock();
         self.check_alive()?;
-        if self.sync_if_due()? || self.prepare_if_wanted()? || self.trim_sealed() {
+        // First what an insert would otherwise do or wait for.
+        if self.log.prefault() || self.sync_if_due()? {
+            return Ok(true);
+        }
+        if self.prepare_if_wanted()? || self.trim_sealed() {
             return Ok(true);
         }
         if self.write_index()? || self.checkpoint_if_due(&mut maintenance)? {
@@ -93,7 +97,7 @@ impl Engine {
 
     /// Cuts sealed segments to their end, once a sync has covered them. Crash window: cut or not, the last frame says
     /// where the segment ends.
-    fn trim_sealed(&self) -> bool {
+    pub(super) fn trim_sealed(&self) -> bool {
         let synced = self.log.synced_through();
         let mut ready = Vec::new();
         {
@@ -117,7 +121,7 @@ impl Engine {
 
     /// Writes the index of one sealed segment that has it only in memory. Crash window: a torn index, which does not
     /// verify and is made anew.
-    fn write_index(&self) -> Result<bool> {
+    pub(super) fn write_index(&self) -> Result<bool> {
         let found = {
             let state = self.lock_state();
             state.segments.iter().map(|s| &s.segment).find_map(|segment| {

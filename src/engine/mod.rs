@@ -17,6 +17,7 @@ mod read;
 mod recover;
 mod repair;
 mod replay;
+mod scratch;
 mod settle;
 mod state;
 mod stats;
@@ -28,6 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::clock::{Now, TimeSource};
+use crate::dispatch::QueueState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::position::Position;
 use crate::lock::{Guard, Lock, Signal};
@@ -46,7 +48,7 @@ pub use settle::Fate;
 pub(crate) use settle::HeldBy;
 pub(crate) use state::QueueShared;
 pub use stats::{QueueStats, StoreStats};
-pub(crate) use take::{Peeked, Taken};
+pub(crate) use take::{Few, Peeked, Taken};
 
 pub(crate) struct Engine {
     storage: Arc<dyn Storage>,
@@ -83,6 +85,11 @@ impl Engine {
         self.time.now()
     }
 
+    /// The time, as far as it matters to a queue: the wall clock is read only if something waits for it.
+    fn now_for(&self, queue: &QueueState) -> Now {
+        if queue.delayed() > 0 { self.now() } else { Now { mono: self.time.mono(), wall_ms: 0 } }
+    }
+
     /// An error if the store is closed or poisoned.
     fn check_alive(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
@@ -99,19 +106,21 @@ impl Engine {
     }
 
     /// When the background thread must have synced what is appended now.
-    fn sync_by(&self, durability: Durability, now: Now) -> Option<Instant> {
+    #[inline]
+    fn sync_by(&self, durability: Durability) -> Option<Instant> {
         match durability {
-            Durability::Interval(every) => now.mono.checked_add(every),
+            Durability::Interval(every) => self.time.mono().checked_add(every),
             Durability::Sync | Durability::Process => None,
         }
     }
 
     /// When the background thread must have synced a record that nobody waits for: a get, a release, a failure.
-    fn settle_by(&self, now: Now) -> Option<Instant> {
+    #[inline]
+    fn settle_by(&self) -> Option<Instant> {
         match self.settings.delete_durability {
             // Its attempts are not worth a sync of their own, but are not left lying either.
-            Durability::Sync => now.mono.checked_add(Duration::from_secs(1)),
-            other => self.sync_by(other, now),
+            Durability::Sync => self.time.mono().checked_add(Duration::from_secs(1)),
+            other => self.sync_by(other),
         }
     }
 

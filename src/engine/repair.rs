@@ -213,7 +213,8 @@ impl Opening {
         })?;
         writer.publish(found.end.into());
         let segment = Arc::new(Segment::active(&header, writer.mapping()));
-        let active = Active { segment: segment.clone(), file, writer, offset: found.end, index };
+        let offset = found.end;
+        let active = Active { segment: segment.clone(), file, writer, offset, present: 0, index };
         if let Some(at) = super::lane::find(&found.replay.state.segments, header.number) {
             let s = &mut found.replay.state.segments[at];
             *s = SegmentState {
@@ -244,9 +245,7 @@ impl Opening {
         settings: &LogSettings,
         next_number: &mut u32,
     ) -> Result<Active> {
-        let bytes = file_bytes(0).max(settings.segment_bytes.into());
-        // An open does not wait until zeros are on the disk: this one segment is only reserved.
-        let settings = LogSettings { prepare: Prepare::Reserve, ..settings.clone() };
+        let bytes = file_bytes(0).max(settings.first_segment_bytes().into());
         let now = self.time.now().wall_ms;
         // The log goes on where its last frame says, if that segment is still as it was made ready.
         let last = found.verdict.segments.last().and_then(|&at| found.files[at].survey.next);
@@ -261,11 +260,11 @@ impl Opening {
                     let name = segment_name(number);
                     // A header that a kill cut off may have left bytes.
                     self.rewrite(&name, 0, 0, FRAMES_START.into())?;
-                    reuse_file(&*self.storage, &settings, number, len, now)?
+                    reuse_file(&*self.storage, settings, number, len, now)?
                 }
                 None => {
                     *next_number += 1;
-                    prepare_file(&*self.storage, &settings, number, bytes, now)?
+                    prepare_file(&*self.storage, settings, number, bytes, now)?
                 }
             };
             sync_prepared(&*self.storage, &prepared)?;

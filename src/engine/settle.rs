@@ -9,15 +9,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+use super::scratch::with_scratch;
 use super::state::State;
 use super::take::queue_mut;
 use super::{Engine, QueueShared};
 use crate::clock::{Now, millis, wall_time};
 use crate::dispatch::{Entry, Place};
 use crate::error::{Error, Result};
+use crate::format::position::Position;
 use crate::format::record::settle::{encode_delete, encode_set};
 use crate::format::record::{DELETE, SET};
-use crate::log::{Draft, Purpose, Segment};
+use crate::log::{Appended, Draft, Purpose, Refused, Segment};
 use crate::options::{Durability, OnDrop, QueueOptions};
 use crate::report::Damage;
 
@@ -95,10 +97,9 @@ impl Engine {
     fn try_delete(&self, held: &HeldBy) -> Result<()> {
         let end = loop {
             self.check_alive()?;
-            let now = self.now();
             let mut state = self.lock_state();
             Claimant::Token(held.token).check(&state, &held.queue, held.id)?;
-            match self.append_delete(held.queue.id, &[held.id], now) {
+            match self.append_delete(held.queue.id, &[held.id]) {
                 Ok(appended) => {
                     state.forget(held.queue.id, held.id);
                     self.after_settle(&mut state);
@@ -139,13 +140,9 @@ impl Engine {
         Ok(deleted)
     }
 
-    fn delete_chunk(
-        &self,
-        chunk: &[&HeldBy],
-    ) -> Result<(u64, Option<crate::format::position::Position>)> {
+    fn delete_chunk(&self, chunk: &[&HeldBy]) -> Result<(u64, Option<Position>)> {
         loop {
             self.check_alive()?;
-            let now = self.now();
             let mut state = self.lock_state();
             let ids: Vec<u64> = chunk
                 .iter()
@@ -158,7 +155,7 @@ impl Engine {
                 return Ok((0, None));
             };
             let queue = first.queue.id;
-            match self.append_delete(queue, &ids, now) {
+            match self.append_delete(queue, &ids) {
                 Ok(appended) => {
                     for &id in &ids {
                         state.forget(queue, id);
@@ -181,12 +178,12 @@ impl Engine {
         &self,
         queue: u32,
         ids: &[u64],
-        now: Now,
-    ) -> std::result::Result<crate::log::Appended, crate::log::Refused> {
-        let mut body = Vec::with_capacity(24);
-        encode_delete(queue, ids.iter().map(|&id| (id, 1)), &mut body);
-        let sync_by = self.sync_by(self.settings.delete_durability, now);
-        self.log.append(&[Draft::record(DELETE, &body)], Purpose::Settle, sync_by, None)
+    ) -> std::result::Result<Appended, Refused> {
+        let sync_by = self.sync_by(self.settings.delete_durability);
+        with_scratch(|body| {
+            encode_delete(queue, ids.iter().map(|&id| (id, 1)), body);
+            self.log.append(&[Draft::record(DELETE, body)], Purpose::Settle, sync_by, None)
+        })
     }
 
     /// What has to be looked at when a message has left the flight.
@@ -274,14 +271,15 @@ impl Engine {
             let entry = claimant.check(&state, queue, id)?;
             let options = &state.queues.get(&queue.id).ok_or_else(super::removed)?.options;
             let (entry, outcome) = decide(entry, options, now);
-            let mut body = Vec::with_capacity(32);
-            let reason = entry.reason.as_deref().unwrap_or_default();
-            let (place, attempts, due) = (entry.place, entry.attempts, entry.due_ms);
-            let run = std::iter::once((id, 1));
-            encode_set(queue.id, place, attempts, due, run, reason, &mut body);
-            let sync_by = self.settle_by(now);
-            let draft = [Draft::record(SET, &body)];
-            match self.log.append(&draft, Purpose::Settle, sync_by, None) {
+            let sync_by = self.settle_by();
+            let appended = with_scratch(|body| {
+                let reason = entry.reason.as_deref().unwrap_or_default();
+                let (place, attempts, due) = (entry.place, entry.attempts, entry.due_ms);
+                let run = std::iter::once((id, 1));
+                encode_set(queue.id, place, attempts, due, run, reason, body);
+                self.log.append(&[Draft::record(SET, body)], Purpose::Settle, sync_by, None)
+            });
+            match appended {
                 Ok(appended) => {
                     let ready = entry.place == Place::GivenBack;
                     let changed = queue_mut(&mut state, queue)?;
@@ -338,7 +336,6 @@ impl Engine {
         }
         loop {
             self.check_alive()?;
-            let now = self.now();
             let mut state = self.lock_state();
             if state.is_deleted(id) && !queue_mut(&mut state, queue)?.touched.contains(id) {
                 return Ok(());
@@ -350,7 +347,7 @@ impl Engine {
                 state.damage.push(damage);
                 return Ok(());
             }
-            match self.append_delete(queue.id, &[id], now) {
+            match self.append_delete(queue.id, &[id]) {
                 Ok(appended) => {
                     state.forget(queue.id, id);
                     state.damaged_messages += 1;

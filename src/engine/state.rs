@@ -358,9 +358,11 @@ impl State {
         }
     }
 
-    pub fn new_token(&mut self) -> u64 {
-        self.next_token += 1;
-        self.next_token
+    /// The first of `count` in a row that nobody had before. 0 is none.
+    pub fn new_tokens(&mut self, count: u64) -> u64 {
+        let first = self.next_token + 1;
+        self.next_token += count;
+        first
     }
 }
 

@@ -4,12 +4,14 @@
 //! bytes are read and verified afterwards, outside of the locks. A message whose bytes are damaged is deleted, and
 //! the next one taken: it can never be delivered, and must not stand in the way of the others.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
+
 use super::lane::Head;
+use super::scratch::with_scratch;
 use super::state::{Located, QueueEntry, State};
 use super::{Content, Engine, HeldBy, QueueShared, removed};
 use crate::clock::{Now, real_now};
@@ -21,6 +23,9 @@ use crate::format::record::settle::encode_set;
 use crate::lock::Guard;
 use crate::log::{Draft, Lane, Purpose, Refused, Segment};
 use crate::options::Durability;
+
+/// What a get of one message needs no memory for.
+pub(crate) type Few<T> = SmallVec<[T; 1]>;
 
 /// A message that was handed out.
 pub(crate) struct Taken {
@@ -48,6 +53,13 @@ struct Candidate {
     offset: u32,
 }
 
+impl Candidate {
+    /// Which attempt its delivery would be.
+    fn attempt(&self) -> u32 {
+        self.attempts.unwrap_or(0).saturating_add(1)
+    }
+}
+
 /// What must be done outside of the locks before it is known which message is next.
 enum Detour {
     Index(Arc<Segment>),
@@ -71,7 +83,7 @@ struct Claim {
 
 impl Engine {
     /// Takes up to `max` messages, without waiting.
-    pub fn try_take(&self, queue: &Arc<QueueShared>, max: usize) -> Result<Vec<Taken>> {
+    pub fn try_take(&self, queue: &Arc<QueueShared>, max: usize) -> Result<Few<Taken>> {
         let guard = self.lock_state();
         Ok(self.take_some(queue, max, guard)?.0)
     }
@@ -82,7 +94,7 @@ impl Engine {
         queue: &Arc<QueueShared>,
         max: usize,
         until: Option<Instant>,
-    ) -> Result<Vec<Taken>> {
+    ) -> Result<Few<Taken>> {
         let (taken, empty) = self.take_some(queue, max, self.lock_state())?;
         if empty.is_none() {
             return Ok(taken);
@@ -90,7 +102,7 @@ impl Engine {
         drop(empty);
         // Counted in before the next look: an insert that this look misses sees a waiter.
         queue.waiters.fetch_add(1, Ordering::SeqCst);
-        let waiter = self.lock_state().new_token();
+        let waiter = self.lock_state().new_tokens(1);
         let outcome = self.take_waiting(queue, max, until, waiter);
         queue.waiters.fetch_sub(1, Ordering::SeqCst);
         self.hand_over(queue, waiter);
@@ -140,7 +152,7 @@ impl Engine {
         max: usize,
         until: Option<Instant>,
         waiter: u64,
-    ) -> Result<Vec<Taken>> {
+    ) -> Result<Few<Taken>> {
         let mut guard = self.lock_state();
         loop {
             let (taken, empty) = self.take_some(queue, max, guard)?;
@@ -166,15 +178,17 @@ impl Engine {
         queue: &Arc<QueueShared>,
         max: usize,
         mut guard: Guard<'a, State>,
-    ) -> Result<(Vec<Taken>, Option<(Guard<'a, State>, Option<Duration>)>)> {
+    ) -> Result<(Few<Taken>, Option<(Guard<'a, State>, Option<Duration>)>)> {
         loop {
             self.check_open(queue)?;
-            let now = self.now();
+            let touched = &mut queue_mut(&mut guard, queue)?.touched;
+            let now = self.now_for(touched);
+            touched.advance(now.mono, now.wall_ms);
             match self.claim(&mut guard, queue, max.max(1), now) {
                 Ok(claims) if claims.is_empty() => {
                     let touched = &queue_mut(&mut guard, queue)?.touched;
                     let sleep = touched.sleep_for(now.mono, now.wall_ms);
-                    return Ok((Vec::new(), Some((guard, sleep))));
+                    return Ok((Few::new(), Some((guard, sleep))));
                 }
                 Ok(claims) => {
                     drop(guard);
@@ -216,25 +230,26 @@ impl Engine {
         queue: &QueueShared,
         max: usize,
         now: Now,
-    ) -> std::result::Result<Vec<Claim>, Detour> {
-        let Some(entry) = state.queues.get_mut(&queue.id) else { return Ok(Vec::new()) };
-        entry.touched.advance(now.mono, now.wall_ms);
+    ) -> std::result::Result<Few<Claim>, Detour> {
+        let Some(entry) = state.queues.get(&queue.id) else { return Ok(Few::new()) };
         let max_attempts = entry.options.max_attempts;
         let deadline = entry.options.lease.and_then(|lease| now.mono.checked_add(lease));
         let visible = self.visible(queue);
-        let mut chosen: Vec<Candidate> = Vec::with_capacity(max.min(16));
+        let mut chosen: Few<Candidate> = Few::new();
+        // The last one chosen that was given back before.
+        let mut behind = None;
         let mut detour = None;
         while chosen.len() < max {
-            match self.next_candidate(state, queue, visible, &chosen) {
+            match self.next_candidate(state, queue, visible, behind) {
                 Ok(Some(candidate)) => {
                     let used = candidate.attempts.unwrap_or(0);
                     if max_attempts.is_some_and(|most| used >= most) {
                         detour = Some(Detour::Exhausted { id: candidate.id });
                         break;
                     }
-                    if candidate.attempts.is_none()
-                        && let Some(lane) = state.lane(queue.id, candidate.priority)
-                    {
+                    if candidate.attempts.is_some() {
+                        behind = Some((candidate.priority, candidate.id));
+                    } else if let Some(lane) = state.lane(queue.id, candidate.priority) {
                         lane.consume();
                     }
                     chosen.push(candidate);
@@ -250,9 +265,9 @@ impl Engine {
             return Err(detour);
         }
         if chosen.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Few::new());
         }
-        if let Err(refused) = self.append_in_flight(queue, &chosen, now) {
+        if let Err(refused) = self.append_in_flight(queue, &chosen) {
             unread(state, queue, &chosen);
             return Err(Detour::Room(refused));
         }
@@ -267,15 +282,14 @@ impl Engine {
         }
     }
 
-    /// The message after those already chosen: given back ones first, but for untouched ones of higher priority.
+    /// The message after those already chosen, of which `behind` is the last that was given back: given back ones first, but for untouched ones of higher priority.
     fn next_candidate(
         &self,
         state: &mut State,
         queue: &QueueShared,
         visible: Position,
-        chosen: &[Candidate],
+        behind: Option<(u8, u64)>,
     ) -> std::result::Result<Option<Candidate>, Detour> {
-        let behind = chosen.iter().rfind(|c| c.attempts.is_some()).map(|c| (c.priority, c.id));
         let touched = state.queues.get(&queue.id).map(|entry| &entry.touched);
         let ready = touched.and_then(|touched| touched.next_ready(behind));
         let above = ready.map_or(0, |(priority, _)| priority + 1);
@@ -309,26 +323,22 @@ impl Engine {
         &self,
         queue: &QueueShared,
         chosen: &[Candidate],
-        now: Now,
     ) -> std::result::Result<(), Refused> {
-        let mut by_attempt: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
-        for candidate in chosen {
-            let attempt = candidate.attempts.unwrap_or(0).saturating_add(1);
-            by_attempt.entry(attempt).or_default().push(candidate.id);
-        }
-        let bodies: Vec<Vec<u8>> = by_attempt
-            .iter_mut()
-            .map(|(&attempt, ids)| {
-                ids.sort_unstable();
-                let mut body = Vec::with_capacity(32);
-                let runs = ids.iter().map(|&id| (id, 1));
-                encode_set(queue.id, Place::InFlight, attempt, 0, runs, "", &mut body);
-                body
-            })
-            .collect();
-        let run: Vec<Draft<'_>> = bodies.iter().map(|body| Draft::record(SET, body)).collect();
-        let sync_by = self.settle_by(now);
-        let appended = self.log.append(&run, Purpose::Settle, sync_by, None)?;
+        let mut ids: Few<(u32, u64)> = chosen.iter().map(|c| (c.attempt(), c.id)).collect();
+        ids.sort_unstable();
+        let sync_by = self.settle_by();
+        let appended = with_scratch(|buffer| {
+            let mut ends: Few<usize> = Few::new();
+            for same in ids.chunk_by(|a, b| a.0 == b.0) {
+                let runs = same.iter().map(|&(_, id)| (id, 1));
+                encode_set(queue.id, Place::InFlight, same[0].0, 0, runs, "", buffer);
+                ends.push(buffer.len());
+            }
+            let mut start = 0;
+            let body = |end| Draft::record(SET, &buffer[std::mem::replace(&mut start, end)..end]);
+            let run: Few<Draft<'_>> = ends.into_iter().map(body).collect();
+            self.log.append(&run, Purpose::Settle, sync_by, None)
+        })?;
         self.after_append(&appended);
         Ok(())
     }
@@ -337,36 +347,32 @@ impl Engine {
         &self,
         state: &mut State,
         queue: &QueueShared,
-        chosen: Vec<Candidate>,
+        chosen: Few<Candidate>,
         deadline: Option<Instant>,
         now: Now,
-    ) -> Vec<Claim> {
-        let mut claims = Vec::with_capacity(chosen.len());
-        for candidate in chosen {
-            let token = state.new_token();
-            let attempt = candidate.attempts.unwrap_or(0).saturating_add(1);
-            let entry = Entry::in_flight(candidate.priority, attempt, token, deadline);
-            if let Some(queue) = state.queues.get_mut(&queue.id) {
-                queue.touched.put(candidate.id, entry);
-            }
-            claims.push(Claim { candidate, token, deadline });
-        }
-        if let Some(queue) = state.queues.get(&queue.id) {
-            queue.set_timer(now);
-        }
+    ) -> Few<Claim> {
+        let first_token = state.new_tokens(chosen.len() as u64);
+        let Some(queue) = state.queues.get_mut(&queue.id) else { return Few::new() };
+        let claims = chosen.into_iter().zip(first_token..).map(|(candidate, token)| {
+            let entry = Entry::in_flight(candidate.priority, candidate.attempt(), token, deadline);
+            queue.touched.put(candidate.id, entry);
+            Claim { candidate, token, deadline }
+        });
+        let claims = claims.collect();
+        queue.set_timer(now);
         claims
     }
 
     /// Reads and verifies what was claimed. Damaged messages are dropped and reported.
-    fn read_claims(&self, queue: &Arc<QueueShared>, claims: Vec<Claim>) -> Result<Vec<Taken>> {
-        let mut taken = Vec::with_capacity(claims.len());
+    fn read_claims(&self, queue: &Arc<QueueShared>, claims: Few<Claim>) -> Result<Few<Taken>> {
+        let mut taken = Few::with_capacity(claims.len());
         let mut failed = None;
         for Claim { candidate, token, deadline } in claims {
-            let Candidate { id, priority, attempts, segment, offset } = candidate;
+            let attempt = candidate.attempt();
+            let Candidate { id, priority, segment, offset, .. } = candidate;
             let lane = Lane { queue: queue.id, priority };
             let outcome = match self.read(&segment, offset, lane, id) {
                 Ok(Some(content)) => {
-                    let attempt = attempts.unwrap_or(0).saturating_add(1);
                     taken.push(Taken { id, token, attempt, deadline, content });
                     Ok(())
                 }
@@ -392,14 +398,15 @@ impl Engine {
             let now = self.now();
             queue_mut(&mut guard, queue)?.touched.advance(now.mono, now.wall_ms);
             let visible = self.visible(queue);
-            let found = self.next_candidate(&mut guard, queue, visible, &[]);
+            let found = self.next_candidate(&mut guard, queue, visible, None);
             drop(guard);
             match found {
                 Ok(None) => return Ok(None),
-                Ok(Some(Candidate { id, priority, attempts, segment, offset })) => {
+                Ok(Some(candidate)) => {
+                    let attempt = candidate.attempt();
+                    let Candidate { id, priority, segment, offset, .. } = candidate;
                     let lane = Lane { queue: queue.id, priority };
                     if let Some(content) = self.read(&segment, offset, lane, id)? {
-                        let attempt = attempts.unwrap_or(0).saturating_add(1);
                         return Ok(Some(Peeked { id, attempt, content }));
                     }
                     self.drop_damaged(queue, id, Some((&segment, offset)))?;

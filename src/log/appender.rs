@@ -131,6 +131,33 @@ pub(crate) struct Log {
     commit: Commit,
 }
 
+/// Where zeroes are written ahead, the first segment after an open is this long at most, in bytes, and each one after it
+/// twice as long as the one before: an open writes few of them, and a small store stays small.
+const FIRST_ZEROED_BYTES: u32 = 1 << 20;
+
+/// How long the segment is that a store at rest ends with, in bytes.
+const AT_REST_BYTES: u32 = 64 << 10;
+
+impl LogSettings {
+    /// How long the first segment is that an open makes, in bytes.
+    pub fn first_segment_bytes(&self) -> u32 {
+        match self.prepare {
+            Prepare::Zero => self.segment_bytes.min(FIRST_ZEROED_BYTES),
+            Prepare::Reserve => self.segment_bytes,
+        }
+    }
+
+    /// How long a segment is that follows one of `before` bytes.
+    fn next_segment_bytes(&self, before: u64) -> u64 {
+        match self.prepare {
+            Prepare::Zero => {
+                (before * 2).max(FIRST_ZEROED_BYTES.into()).min(self.segment_bytes.into())
+            }
+            Prepare::Reserve => self.segment_bytes.into(),
+        }
+    }
+}
+
 /// How long a segment file must be to hold `frames_bytes` of frames.
 pub(crate) fn file_bytes(frames_bytes: u64) -> u64 {
     u64::from(FRAMES_START) + frames_bytes + u64::from(ROLL_RESERVE)
@@ -186,7 +213,7 @@ fn prepared(
         capacity,
     };
     let writer = file.map_write()?;
-    Ok(Prepared { header, file, writer })
+    Ok(Prepared { header, file, writer, present: 0 })
 }
 
 /// Makes a prepared file and its name durable. A failure here is a failed sync.
@@ -212,6 +239,7 @@ impl Log {
             marked: position,
             sync_by: None,
             written_bytes: 0,
+            prefaults: settings.prepare == Prepare::Reserve,
             ended: false,
             closed_at: position,
         };
@@ -310,7 +338,7 @@ impl Log {
             tail.sync_by = Some(by);
             wake = true;
         }
-        Ok(Appended { first_id, end, wake: wake || tail.wants_segment() })
+        Ok(Appended { first_id, end, wake: wake || tail.wants_segment() || tail.wants_pages() })
     }
 
     /// Seals the active segment and goes on in a prepared one.
@@ -345,18 +373,49 @@ impl Log {
 
     /// Makes a segment ready that can hold `frames_bytes`. Touches the disk; one caller at a time.
     pub fn prepare(&self, frames_bytes: u64, created_at: u64) -> Result<(), PrepareFailed> {
+        let before = self.tail.lock().newest_bytes();
+        let bytes = file_bytes(frames_bytes).max(self.settings.next_segment_bytes(before));
+        let mut prepared = self.make(bytes, created_at)?;
+        prepared.present = self.tail.lock().prefault_bytes().min(bytes);
+        prepared.writer.mapping().prefault(0..prepared.present);
+        self.tail.lock().prepared.push_back(prepared);
+        Ok(())
+    }
+
+    /// Makes the file of the next segment, durable under its name.
+    fn make(&self, bytes: u64, created_at: u64) -> Result<Prepared, PrepareFailed> {
         let number = {
             let mut tail = self.tail.lock();
             tail.next_number += 1;
             tail.next_number - 1
         };
-        let bytes = file_bytes(frames_bytes).max(u64::from(self.settings.segment_bytes));
         let prepared = prepare_file(&*self.storage, &self.settings, number, bytes, created_at)
             .map_err(PrepareFailed::Create)?;
         sync_prepared(&*self.storage, &prepared)
             .map_err(|error| PrepareFailed::Sync(self.commit.poison(error)))?;
-        self.tail.lock().prepared.push_back(prepared);
+        Ok(prepared)
+    }
+
+    /// Seals the active segment, and goes on in a short one.
+    pub fn seal_for_rest(&self, created_at: u64) -> Result<(), PrepareFailed> {
+        let bytes = u64::from(AT_REST_BYTES.min(self.settings.segment_bytes));
+        let prepared = self.make(bytes, created_at)?;
+        let mut tail = self.tail.lock();
+        // They are too large for a store at rest, and have lower numbers.
+        let passed_over: Vec<Prepared> = tail.prepared.drain(..).collect();
+        tail.discarded.extend(passed_over);
+        tail.prepared.push_back(prepared);
+        // A log that is too far ahead of its cursor stays in its segment.
+        let _ = self.roll(&mut tail, 0, Purpose::Settle);
         Ok(())
+    }
+
+    /// Makes the next pages present that appends will write to. Whether there were any to make.
+    pub fn prefault(&self) -> bool {
+        let wanted = self.tail.lock().take_pages();
+        let Some((mapping, pages)) = wanted else { return false };
+        mapping.prefault(pages);
+        true
     }
 
     /// Ends appending.

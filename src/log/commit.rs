@@ -1,16 +1,27 @@
 //! Group commit: one fdatasync for everybody who waits, and the end of the store when one fails.
 //!
-//! The first waiter leads: it takes the end of the log, syncs outside of every lock, publishes how far the log
-//! is durable, and wakes the rest. Who came meanwhile forms the next group. A failed sync is never tried again:
-//! the kernel has marked the pages clean and forgotten them, so a second sync would succeed without the data.
+//! Whoever waits joins the open group. The first of it leads: it closes the group, takes the end of the log, syncs
+//! outside of every lock, publishes how far the log is durable, and wakes its group at one stroke. Who came meanwhile
+//! forms the next group. A failed sync is never tried again: the kernel has marked the pages clean and forgotten them,
+//! so a second sync would succeed without the data.
+//!
+//! Threads that insert in a loop come back a moment after they were woken. A leader that synced at once would find
+//! half of them, and the next one the other half; so it waits for as many as there were of late, for at most half
+//! the time that a sync takes.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
 
+use crate::clock::real_now;
 use crate::format::position::Position;
-use crate::lock::{Lock, Signal};
+use crate::lock::Gate;
 use crate::storage::File;
+
+/// No leader waits longer than this for others, however slow the disk.
+const GATHERING_MAX: Duration = Duration::from_millis(1);
 
 /// The log is poisoned: a sync failed, now or earlier.
 #[derive(Clone, Debug)]
@@ -24,103 +35,176 @@ pub(crate) struct Unsynced {
 
 #[derive(Debug)]
 pub(super) struct Commit {
-    state: Lock<State>,
-    turn: Signal,
     /// All before this position is durable.
     through: AtomicU64,
-    poisoned: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    leading: bool,
-    failure: Option<Arc<io::Error>>,
+    /// Some thread leads.
+    leading: AtomicBool,
+    /// The group that whoever comes now belongs to. Its members wait at `gates[open % 2]`; those of the one before, which
+    /// is being synced, at the other.
+    open: AtomicUsize,
+    gates: [Gate; 2],
+    /// How many have come to the open group; a hint.
+    came: AtomicUsize,
+    /// How many the next leader may expect, itself included; a hint.
+    expected: AtomicUsize,
+    /// What the last sync took, in nanoseconds; a hint.
+    last_sync_ns: AtomicU64,
+    failure: OnceLock<Arc<io::Error>>,
 }
 
 impl Commit {
     pub fn new(through: Position) -> Commit {
         Commit {
-            state: Lock::default(),
-            turn: Signal::default(),
             through: AtomicU64::new(through.as_u64()),
-            poisoned: AtomicBool::new(false),
+            leading: AtomicBool::new(false),
+            open: AtomicUsize::new(0),
+            gates: Default::default(),
+            came: AtomicUsize::new(0),
+            expected: AtomicUsize::new(0),
+            last_sync_ns: AtomicU64::new(0),
+            failure: OnceLock::new(),
         }
     }
 
     #[inline]
     pub fn through(&self) -> Position {
-        Position::from_u64(self.through.load(Ordering::Acquire))
+        Position::from_u64(self.through.load(Ordering::SeqCst))
     }
 
     #[inline]
     pub fn is_poisoned(&self) -> bool {
-        self.poisoned.load(Ordering::Acquire)
+        self.failure.get().is_some()
     }
 
     pub fn failure(&self) -> Option<SyncFailed> {
-        self.state.lock().failure.clone().map(SyncFailed)
+        self.failure.get().cloned().map(SyncFailed)
     }
 
-    /// Returns when all before `target` is durable.
+    /// Returns when all before `target` is durable. The caller has appended what it waits for.
     ///
     /// Ensures:
-    /// 1. `collect` and the syncs run outside of the lock, by one thread at a time.
-    /// 2. Whoever waits is woken when its group is done, and when it has failed.
+    /// 1. `collect` and the syncs run outside of every lock, by one thread at a time.
+    /// 2. Whoever waits is woken when its group is done, when it has failed, or when nobody leads its group.
     /// 3. After a failure nobody is told that anything became durable.
     pub fn wait(
         &self,
         target: Position,
         collect: impl FnOnce() -> Unsynced,
     ) -> Result<(), SyncFailed> {
-        let mut state = self.state.lock();
+        if self.through() >= target {
+            return Ok(());
+        }
+        self.came.fetch_add(1, Ordering::Relaxed);
+        let mut woken_in = None;
         loop {
+            // Read before the looks below: if one of them misses a change, the gate has moved too.
+            let group = self.open.load(Ordering::SeqCst);
+            let gate = &self.gates[group % 2];
+            let ticket = gate.ticket();
             if self.through() >= target {
+                if woken_in == Some(group) {
+                    // Woken to lead, but served already by the sync before. Another one must lead this group.
+                    gate.let_one();
+                }
                 return Ok(());
             }
-            if let Some(failure) = &state.failure {
-                return Err(SyncFailed(failure.clone()));
+            if let Some(failure) = self.failure() {
+                return Err(failure);
             }
-            if !state.leading {
-                break;
+            if !self.leading.swap(true, Ordering::SeqCst) {
+                return self.lead(target, collect);
             }
-            state = self.turn.wait(state);
+            gate.wait(ticket);
+            woken_in = Some(group);
         }
-        state.leading = true;
-        drop(state);
+    }
 
+    fn lead(
+        &self,
+        target: Position,
+        collect: impl FnOnce() -> Unsynced,
+    ) -> Result<(), SyncFailed> {
+        let mut turn = Turn { commit: self, group: self.open.load(Ordering::SeqCst), size: 0 };
+        // The leader before may have ended between the look and the lead.
+        if self.through() >= target {
+            return Ok(());
+        }
+        if let Some(failure) = self.failure() {
+            return Err(failure);
+        }
+        self.gather();
+        turn.size = self.came.swap(0, Ordering::Relaxed);
+        // Closed before the end is taken: whoever belongs to the group has appended before, and is covered.
+        self.open.fetch_add(1, Ordering::SeqCst);
         let unsynced = collect();
+        let began = real_now();
         let outcome = unsynced.files.iter().try_for_each(|file| file.sync_data());
+        let took = (real_now() - began).as_nanos();
+        self.last_sync_ns.store(u64::try_from(took).unwrap_or(u64::MAX), Ordering::Relaxed);
+        if let Err(error) = outcome {
+            return Err(self.fail(error));
+        }
+        // Another failure (of a cursor, say) may have come in between: nothing is proven after it.
+        if let Some(failure) = self.failure() {
+            return Err(failure);
+        }
+        self.through.fetch_max(unsynced.end.as_u64(), Ordering::SeqCst);
+        Ok(())
+    }
 
-        let mut state = self.state.lock();
-        state.leading = false;
-        let outcome = match outcome {
-            // Another failure (of a cursor, say) may have come in between: nothing is proven after it.
-            Ok(()) if state.failure.is_none() => {
-                self.through.fetch_max(unsynced.end.as_u64(), Ordering::AcqRel);
-                Ok(())
-            }
-            Ok(()) => Err(state.failure.clone()),
-            Err(error) => Err(Some(Arc::new(error))),
-        };
-        let outcome = outcome.map_err(|failure| {
-            let failure = failure.unwrap_or_else(|| Arc::new(io::Error::other("sync failed")));
-            SyncFailed(self.fail(&mut state, failure))
-        });
-        drop(state);
-        self.turn.notify_all();
-        outcome
+    /// Waits for those who are expected.
+    fn gather(&self) {
+        let came = || self.came.load(Ordering::Relaxed);
+        let expected = self.expected.load(Ordering::Relaxed);
+        if came() >= expected {
+            return;
+        }
+        let last_sync = Duration::from_nanos(self.last_sync_ns.load(Ordering::Relaxed));
+        let limit = (last_sync / 2).min(GATHERING_MAX);
+        let began = real_now();
+        while came() < expected && real_now() - began < limit {
+            thread::yield_now();
+        }
     }
 
     /// Ends the store: nothing is accepted or promised from now on.
     pub fn poison(&self, cause: io::Error) -> SyncFailed {
-        let failure = self.fail(&mut self.state.lock(), Arc::new(cause));
-        self.turn.notify_all();
-        SyncFailed(failure)
+        let failure = self.fail(cause);
+        self.gates.iter().for_each(Gate::open);
+        failure
     }
 
     /// The first failure is the one that is kept.
-    fn fail(&self, state: &mut State, failure: Arc<io::Error>) -> Arc<io::Error> {
-        self.poisoned.store(true, Ordering::Release);
-        state.failure.get_or_insert(failure).clone()
+    fn fail(&self, cause: io::Error) -> SyncFailed {
+        SyncFailed(self.failure.get_or_init(|| Arc::new(cause)).clone())
+    }
+}
+
+/// A turn as the leader of a group. However it ends, the group is woken, and another may lead: nobody waits for ever.
+struct Turn<'a> {
+    commit: &'a Commit,
+    group: usize,
+    /// How many the group has; 0 if it was not closed.
+    size: usize,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let commit = self.commit;
+        if thread::panicking() {
+            commit.fail(io::Error::other("a thread panicked while it synced"));
+        }
+        if self.size > 0 {
+            // Whoever came during the sync may come again, and so may those who are woken now.
+            let came = commit.came.load(Ordering::Relaxed);
+            commit.expected.store(self.size + came, Ordering::Relaxed);
+        }
+        commit.leading.store(false, Ordering::SeqCst);
+        commit.gates[self.group % 2].open();
+        if commit.is_poisoned() {
+            commit.gates[(self.group + 1) % 2].open();
+        } else {
+            commit.gates[(self.group + 1) % 2].let_one();
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! Everything here is memory; no method touches a file.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,10 +13,23 @@ use super::segment::Segment;
 use crate::format::frame::Envelope;
 use crate::format::header::{FRAMES_START, HEADER_COPIES_AT, Header};
 use crate::format::position::Position;
-use crate::storage::{File, MapWriter};
+use crate::storage::{File, MapWriter, Mapping};
 
 /// Prepared segments to hold; an insert leaves the last one to records that settle.
 const PREPARED_TARGET: usize = 2;
+
+/// How far ahead of the log's end pages are made present; as far as the log has grown since it was opened, if that is
+/// less, so that a small store does not take the space of a busy one.
+const PREFAULT_MAX: u64 = 4 << 20;
+
+/// A log that has grown less than this since it was opened meets its page faults itself.
+const PREFAULT_MIN: u64 = 256 << 10;
+
+/// How much is made present at once: less than a millisecond's work.
+const PREFAULT_STEP: u64 = 1 << 20;
+
+/// Or a multiple of what the system has.
+const PAGE_BYTES: u64 = 4096;
 
 /// A file that is reserved, durable under its name, and all zeros.
 pub(crate) struct Prepared {
@@ -23,6 +37,8 @@ pub(crate) struct Prepared {
     pub header: Header,
     pub file: Arc<dyn File>,
     pub writer: MapWriter,
+    /// Before this offset all pages are present.
+    pub present: u64,
 }
 
 /// A segment that was active until the log rolled on.
@@ -37,6 +53,8 @@ pub(crate) struct Active {
     pub writer: MapWriter,
     /// Where the next frame goes.
     pub offset: u32,
+    /// Between there and this offset all pages are present, or are being made so.
+    pub present: u64,
     pub index: MemoryIndex,
 }
 
@@ -63,6 +81,8 @@ pub(crate) struct Tail {
     pub(super) sync_by: Option<Instant>,
     /// Bytes of frames appended since the log was opened.
     pub(super) written_bytes: u64,
+    /// Whether pages are made present before they are written. Not where syncs are frequent: it makes pages dirty.
+    pub(super) prefaults: bool,
     /// Nothing may be appended any more: a cursor says that the log ends here.
     pub(super) ended: bool,
     /// The end, once the log is closed.
@@ -73,7 +93,7 @@ impl Active {
     /// A prepared file becomes the end of the log. The magic is stored last, in the second copy first, so that a
     /// header whose first copy is there is whole.
     pub fn begin(prepared: Prepared, first_id: u64) -> Active {
-        let Prepared { mut header, file, mut writer } = prepared;
+        let Prepared { mut header, file, mut writer, present } = prepared;
         header.first_id = first_id;
         let copy = header.encode();
         let (first_word, rest) = copy.split_at(8);
@@ -85,7 +105,8 @@ impl Active {
         }
         writer.publish(u64::from(FRAMES_START));
         let segment = Arc::new(Segment::active(&header, writer.mapping()));
-        Active { segment, file, writer, offset: FRAMES_START, index: MemoryIndex::default() }
+        let (offset, index) = (FRAMES_START, MemoryIndex::default());
+        Active { segment, file, writer, offset, present, index }
     }
 
     pub fn end(&self) -> Position {
@@ -183,6 +204,51 @@ impl Tail {
     pub fn wants_segment(&self) -> bool {
         let used = |active: &Active| u64::from(active.offset) > active.writer.len() / 4;
         self.prepared.len() < PREPARED_TARGET && self.active.as_ref().is_some_and(used)
+    }
+
+    /// How much of the active segment is used and how much is reserved, in bytes.
+    pub fn active_bytes(&self) -> (u64, u64) {
+        self.active.as_ref().map_or((0, 0), |active| (active.offset.into(), active.writer.len()))
+    }
+
+    /// How long the segment is that was made ready last, in bytes.
+    pub(super) fn newest_bytes(&self) -> u64 {
+        let active = self.active.as_ref().map(|active| active.writer.len());
+        self.prepared.back().map(|prepared| prepared.writer.len()).or(active).unwrap_or(0)
+    }
+
+    /// How far ahead of the end pages should be present.
+    pub(super) fn prefault_bytes(&self) -> u64 {
+        if self.prefaults && self.written_bytes >= PREFAULT_MIN {
+            self.written_bytes.min(PREFAULT_MAX)
+        } else {
+            0
+        }
+    }
+
+    /// Whether it is time to make more pages present.
+    #[inline]
+    pub fn wants_pages(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| {
+            let enough = u64::from(active.offset) + self.prefault_bytes() / 2;
+            active.present < enough.min(active.writer.len())
+        })
+    }
+
+    /// The next pages to make present. They count as present from now on.
+    pub(super) fn take_pages(&mut self) -> Option<(Mapping, Range<u64>)> {
+        let ahead = self.prefault_bytes();
+        let active = self.active.as_mut()?;
+        let start = active.present.max(active.offset.into());
+        let end = (u64::from(active.offset) + ahead).min(start + PREFAULT_STEP);
+        // Whole pages; where the first and the last begin and end is for the system to see to.
+        let start = start / PAGE_BYTES * PAGE_BYTES;
+        let end = end.next_multiple_of(PAGE_BYTES).min(active.writer.len());
+        if end <= start || end <= active.present {
+            return None;
+        }
+        active.present = end;
+        Some((active.writer.mapping(), start..end))
     }
 
     /// Which of the prepared segments a roll would take: the first that is large enough, if it leaves one to

@@ -19,6 +19,9 @@ use super::{Entry, File, LOCK, Lock, LockError, MapWriter, Mapping, Prepare, Sto
 /// How much zeroes are written at a time, see [`Prepare::Zero`].
 const ZEROES: [u8; 4096] = [0; 4096];
 
+/// How many zeroes are written before they are synced.
+const ZEROED_UNSYNCED_MAX: u64 = 1 << 20;
+
 /// No note is longer; what else lies in a lock file is not read.
 const NOTE_MAX_BYTES: u64 = 4096;
 
@@ -229,6 +232,10 @@ impl RealFile {
                 let count = (len - at).min(ZEROES.len() as u64);
                 write_all_at(&self.file, at, &ZEROES[..count as usize])?;
                 at += count;
+                if at.is_multiple_of(ZEROED_UNSYNCED_MAX) {
+                    // In small portions, so that a sync of the log beside this does not wait for all of it.
+                    self.file.sync_data()?;
+                }
             }
         }
         // Not every system's allocation changes the length.

@@ -7,7 +7,6 @@
 //! If another process truncates a mapped file, touching the missing pages raises SIGBUS. The directory lock keeps other
 //! millponds away; nothing keeps away an administrator's `truncate`.
 
-use std::any::Any;
 use std::fmt;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -21,15 +20,24 @@ use super::sim;
 
 /// The mapped memory, shared by the writer and all readers.
 pub(super) struct Memory {
-    /// Aligned to 8 bytes, valid for `len` bytes for as long as `_owner` lives.
+    /// Aligned to 8 bytes, valid for `len` bytes for as long as `owner` lives.
     start: NonNull<u8>,
     len: u64,
     published: AtomicU64,
-    /// What the memory belongs to. Dropping it gives the memory back.
-    _owner: Box<dyn Any + Send + Sync>,
+    owner: Owner,
 }
 
-// SAFETY: `start` is memory that `_owner` keeps, which is not tied to a thread. Bytes below `published` are only read;
+/// What the memory belongs to. Dropping it gives the memory back.
+enum Owner {
+    Nobody,
+    File(MmapRaw),
+    #[cfg(any(test, feature = "testing"))]
+    Simulated {
+        _buffer: Arc<sim::Buffer>,
+    },
+}
+
+// SAFETY: `start` is memory that `owner` keeps, which is not tied to a thread. Bytes below `published` are only read;
 // bytes at or above it are accessed only through the one `MapWriter`, whose borrows keep reading and writing apart.
 unsafe impl Send for Memory {}
 // SAFETY: as above.
@@ -38,7 +46,8 @@ unsafe impl Sync for Memory {}
 impl Memory {
     fn empty() -> Self {
         let published = AtomicU64::new(0);
-        Self { start: NonNull::<u64>::dangling().cast(), len: 0, published, _owner: Box::new(()) }
+        let start = NonNull::<u64>::dangling().cast();
+        Self { start, len: 0, published, owner: Owner::Nobody }
     }
 
     /// A file's pages. `writable` says whether writing through the pointer is allowed; `published` starts at the end
@@ -47,7 +56,7 @@ impl Memory {
         let Some(start) = NonNull::new(map.as_mut_ptr()) else { return Self::empty() };
         let len = map.len() as u64;
         let published = AtomicU64::new(if writable { 0 } else { len });
-        Self { start, len, published, _owner: Box::new(map) }
+        Self { start, len, published, owner: Owner::File(map) }
     }
 
     /// The first `len` bytes of a simulated file's page cache.
@@ -55,7 +64,8 @@ impl Memory {
     fn of_buffer(buffer: Arc<sim::Buffer>, len: u64, writable: bool) -> Self {
         assert!(len <= buffer.len() as u64);
         let published = AtomicU64::new(if writable { 0 } else { len });
-        Self { start: buffer.start(), len, published, _owner: Box::new(buffer) }
+        let start = buffer.start();
+        Self { start, len, published, owner: Owner::Simulated { _buffer: buffer } }
     }
 
     #[inline]
@@ -68,7 +78,7 @@ impl Memory {
     /// `start <= end <= len`, and for as long as the slice lives nobody writes to these bytes.
     #[inline]
     unsafe fn slice(&self, range: Range<u64>) -> &[u8] {
-        // SAFETY: in bounds of the memory that `_owner` keeps, and unchanging, both by the caller's promise.
+        // SAFETY: in bounds of the memory that `owner` keeps, and unchanging, both by the caller's promise.
         unsafe {
             let start = self.start.as_ptr().add(range.start as usize);
             std::slice::from_raw_parts(start, (range.end - range.start) as usize)
@@ -105,6 +115,22 @@ impl Mapping {
     #[inline]
     pub(crate) fn published(&self) -> u64 {
         self.memory.published()
+    }
+
+    /// Makes the pages of `range` present and ready to be written, in large pieces where the system has them, so that
+    /// whoever writes there next meets no page fault. Changes no byte, and may run beside the writer; they count as
+    /// changed all the same, and are written to the disk one day. A hint: where it cannot be done, nothing happens.
+    pub(crate) fn prefault(&self, range: Range<u64>) {
+        debug_assert!(range.start <= range.end && range.end <= self.memory.len);
+        #[cfg(target_os = "linux")]
+        if let Owner::File(map) = &self.memory.owner
+            && !range.is_empty()
+        {
+            use memmap2::Advice;
+            let (at, len) = (range.start as usize, (range.end - range.start) as usize);
+            let _ = map.advise(Advice::HugePage);
+            let _ = map.advise_range(Advice::PopulateWrite, at, len);
+        }
     }
 
     /// The bytes of `range`, or nothing if not all of them are published.

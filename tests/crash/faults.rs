@@ -270,7 +270,7 @@ fn a_failing_disk_is_reported_and_nothing_is_acknowledged_falsely() {
         (FaultKind::Sync, 90),
         (FaultKind::SyncDir, 24),
         (FaultKind::Reserve, 30),
-        (FaultKind::Write, 30),
+        (FaultKind::Write, 90),
         (FaultKind::Create, 40),
         (FaultKind::Map, 30),
     ];
