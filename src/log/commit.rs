@@ -119,11 +119,7 @@ impl Commit {
         }
     }
 
-    fn lead(
-        &self,
-        target: Position,
-        collect: impl FnOnce() -> Unsynced,
-    ) -> Result<(), SyncFailed> {
+    fn lead(&self, target: Position, collect: impl FnOnce() -> Unsynced) -> Result<(), SyncFailed> {
         let mut turn = Turn { commit: self, group: self.open.load(Ordering::SeqCst), size: 0 };
         // The leader before may have ended between the look and the lead.
         if self.through() >= target {
