@@ -5,6 +5,7 @@
 //! and is read from there by id, so memory follows what is in flight, never what waits.
 
 mod entry;
+mod leases;
 mod queue;
 
 pub(crate) use entry::{Entry, Place};

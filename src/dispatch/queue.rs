@@ -9,6 +9,7 @@ use std::ops::{Bound, RangeBounds};
 use std::time::{Duration, Instant};
 
 use super::entry::{Entry, Place};
+use super::leases::Leases;
 
 /// The message was taken by somebody else, moved, or is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub(crate) struct QueueState {
     /// By due time.
     delayed: BTreeSet<(u64, u64)>,
     /// By end of lease.
-    leases: BTreeSet<(Instant, u64)>,
+    leases: Leases,
     in_flight: u64,
     buried: u64,
 }
@@ -96,7 +97,7 @@ impl QueueState {
             Order::InFlight(deadline) => {
                 self.in_flight += 1;
                 if let Some(deadline) = deadline {
-                    self.leases.insert((deadline, id));
+                    self.leases.insert(deadline, id);
                 }
             }
             Order::GivenBack(priority) => {
@@ -115,7 +116,7 @@ impl QueueState {
             Order::InFlight(deadline) => {
                 self.in_flight -= 1;
                 if let Some(deadline) = deadline {
-                    self.leases.remove(&(deadline, id));
+                    self.leases.remove(deadline, id, |(end, id)| runs(&self.entries, end, id));
                 }
             }
             Order::GivenBack(priority) => {
@@ -138,10 +139,15 @@ impl QueueState {
             self.delayed.remove(&(due_ms, id));
             self.make_ready(id);
         }
-        while let Some(&(deadline, id)) = self.leases.first().filter(|(end, _)| *end <= mono) {
-            self.leases.remove(&(deadline, id));
-            self.in_flight -= 1;
-            self.make_ready(id);
+        while self.leases.next_end().is_some_and(|end| end <= mono) {
+            let over = self.leases.take_over(mono, |(end, id)| runs(&self.entries, end, id));
+            // A lease that was renewed to the same end is there twice.
+            let in_flight =
+                |id: &u64| self.entries.get(id).is_some_and(|entry| entry.place == Place::InFlight);
+            if let Some(id) = over.filter(in_flight) {
+                self.in_flight -= 1;
+                self.make_ready(id);
+            }
         }
     }
 
@@ -166,7 +172,7 @@ impl QueueState {
 
     /// When the next lease ends.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.leases.first().map(|&(deadline, _)| deadline)
+        self.leases.next_end()
     }
 
     /// When the next delayed message becomes ready.
@@ -200,6 +206,12 @@ impl QueueState {
             (a, b) => a.or(b),
         }
     }
+}
+
+/// Whether a message is in flight with a lease that ends at `end`.
+fn runs(entries: &BTreeMap<u64, Entry>, end: Instant, id: u64) -> bool {
+    let entry = entries.get(&id);
+    entry.is_some_and(|e| e.place == Place::InFlight && e.deadline == Some(end))
 }
 
 #[cfg(test)]

@@ -51,6 +51,8 @@ struct Candidate {
     attempts: Option<u32>,
     segment: Arc<Segment>,
     offset: u32,
+    /// The delivery's; 0 until it is in flight.
+    token: u64,
 }
 
 impl Candidate {
@@ -72,13 +74,6 @@ enum Detour {
     Lost {
         id: u64,
     },
-}
-
-/// A candidate that is in flight by now, and not read yet.
-struct Claim {
-    candidate: Candidate,
-    token: u64,
-    deadline: Option<Instant>,
 }
 
 impl Engine {
@@ -185,14 +180,14 @@ impl Engine {
             let now = self.now_for(touched);
             touched.advance(now.mono, now.wall_ms);
             match self.claim(&mut guard, queue, max.max(1), now) {
-                Ok(claims) if claims.is_empty() => {
+                Ok((claims, _)) if claims.is_empty() => {
                     let touched = &queue_mut(&mut guard, queue)?.touched;
                     let sleep = touched.sleep_for(now.mono, now.wall_ms);
                     return Ok((Few::new(), Some((guard, sleep))));
                 }
-                Ok(claims) => {
+                Ok((claims, deadline)) => {
                     drop(guard);
-                    let taken = self.read_claims(queue, claims)?;
+                    let taken = self.read_claims(queue, claims, deadline)?;
                     if !taken.is_empty() {
                         return Ok((taken, None));
                     }
@@ -223,15 +218,15 @@ impl Engine {
         }
     }
 
-    /// Chooses up to `max` messages and makes them in flight.
+    /// Chooses up to `max` messages and makes them in flight; also says until when.
     fn claim(
         &self,
         state: &mut State,
         queue: &QueueShared,
         max: usize,
         now: Now,
-    ) -> std::result::Result<Few<Claim>, Detour> {
-        let Some(entry) = state.queues.get(&queue.id) else { return Ok(Few::new()) };
+    ) -> std::result::Result<(Few<Candidate>, Option<Instant>), Detour> {
+        let Some(entry) = state.queues.get(&queue.id) else { return Ok((Few::new(), None)) };
         let max_attempts = entry.options.max_attempts;
         let deadline = entry.options.lease.and_then(|lease| now.mono.checked_add(lease));
         let visible = self.visible(queue);
@@ -265,13 +260,14 @@ impl Engine {
             return Err(detour);
         }
         if chosen.is_empty() {
-            return Ok(Few::new());
+            return Ok((chosen, None));
         }
         if let Err(refused) = self.append_in_flight(queue, &chosen) {
             unread(state, queue, &chosen);
             return Err(Detour::Room(refused));
         }
-        Ok(self.make_in_flight(state, queue, chosen, deadline, now))
+        make_in_flight(state, queue, &mut chosen, deadline, now);
+        Ok((chosen, deadline))
     }
 
     /// Before which position messages of this queue may be seen: under `Sync`, only what is durable.
@@ -282,7 +278,8 @@ impl Engine {
         }
     }
 
-    /// The message after those already chosen, of which `behind` is the last that was given back: given back ones first, but for untouched ones of higher priority.
+    /// The message after those already chosen, of which `behind` is the last that was given back before: first come
+    /// those given back, but for untouched ones of higher priority.
     fn next_candidate(
         &self,
         state: &mut State,
@@ -297,7 +294,8 @@ impl Engine {
             match state.lane_head(queue.id, above, &self.log, visible) {
                 None => break,
                 Some((priority, Head::Message { id, offset, segment })) => {
-                    return Ok(Some(Candidate { id, priority, attempts: None, segment, offset }));
+                    let (attempts, token) = (None, 0);
+                    return Ok(Some(Candidate { id, priority, attempts, segment, offset, token }));
                 }
                 Some((_, Head::NeedsIndex(segment))) => return Err(Detour::Index(segment)),
                 Some((_, Head::Rolled)) => state.absorb(&mut self.log.tail()),
@@ -309,7 +307,8 @@ impl Engine {
             match state.locate(Lane { queue: queue.id, priority }, id, &self.log) {
                 Located::At { segment, offset } => {
                     let attempts = touched_attempts(state, queue, id);
-                    return Ok(Some(Candidate { id, priority, attempts, segment, offset }));
+                    let token = 0;
+                    return Ok(Some(Candidate { id, priority, attempts, segment, offset, token }));
                 }
                 Located::NeedsIndex(segment) => return Err(Detour::Index(segment)),
                 Located::Rolled => state.absorb(&mut self.log.tail()),
@@ -324,52 +323,44 @@ impl Engine {
         queue: &QueueShared,
         chosen: &[Candidate],
     ) -> std::result::Result<(), Refused> {
-        let mut ids: Few<(u32, u64)> = chosen.iter().map(|c| (c.attempt(), c.id)).collect();
-        ids.sort_unstable();
         let sync_by = self.settle_by();
+        let append = |run: &[Draft<'_>]| self.log.append(run, Purpose::Settle, sync_by, None);
         let appended = with_scratch(|buffer| {
-            let mut ends: Few<usize> = Few::new();
-            for same in ids.chunk_by(|a, b| a.0 == b.0) {
-                let runs = same.iter().map(|&(_, id)| (id, 1));
-                encode_set(queue.id, Place::InFlight, same[0].0, 0, runs, "", buffer);
+            let alike = |pair: &[Candidate]| {
+                pair[0].attempt() == pair[1].attempt() && pair[0].id < pair[1].id
+            };
+            if chosen.windows(2).all(alike) {
+                let ids = chosen.iter().map(|c| c.id);
+                encode_in_flight(queue, chosen[0].attempt(), ids, buffer);
+                return append(&[Draft::record(SET, buffer)]);
+            }
+            let mut all: Vec<(u32, u64)> = chosen.iter().map(|c| (c.attempt(), c.id)).collect();
+            all.sort_unstable();
+            let mut ends = Vec::new();
+            for same in all.chunk_by(|a, b| a.0 == b.0) {
+                encode_in_flight(queue, same[0].0, same.iter().map(|&(_, id)| id), buffer);
                 ends.push(buffer.len());
             }
             let mut start = 0;
             let body = |end| Draft::record(SET, &buffer[std::mem::replace(&mut start, end)..end]);
-            let run: Few<Draft<'_>> = ends.into_iter().map(body).collect();
-            self.log.append(&run, Purpose::Settle, sync_by, None)
+            append(&ends.into_iter().map(body).collect::<Vec<_>>())
         })?;
         self.after_append(&appended);
         Ok(())
     }
 
-    fn make_in_flight(
-        &self,
-        state: &mut State,
-        queue: &QueueShared,
-        chosen: Few<Candidate>,
-        deadline: Option<Instant>,
-        now: Now,
-    ) -> Few<Claim> {
-        let first_token = state.new_tokens(chosen.len() as u64);
-        let Some(queue) = state.queues.get_mut(&queue.id) else { return Few::new() };
-        let claims = chosen.into_iter().zip(first_token..).map(|(candidate, token)| {
-            let entry = Entry::in_flight(candidate.priority, candidate.attempt(), token, deadline);
-            queue.touched.put(candidate.id, entry);
-            Claim { candidate, token, deadline }
-        });
-        let claims = claims.collect();
-        queue.set_timer(now);
-        claims
-    }
-
     /// Reads and verifies what was claimed. Damaged messages are dropped and reported.
-    fn read_claims(&self, queue: &Arc<QueueShared>, claims: Few<Claim>) -> Result<Few<Taken>> {
+    fn read_claims(
+        &self,
+        queue: &Arc<QueueShared>,
+        claims: Few<Candidate>,
+        deadline: Option<Instant>,
+    ) -> Result<Few<Taken>> {
         let mut taken = Few::with_capacity(claims.len());
         let mut failed = None;
-        for Claim { candidate, token, deadline } in claims {
+        for candidate in claims {
             let attempt = candidate.attempt();
-            let Candidate { id, priority, segment, offset, .. } = candidate;
+            let Candidate { id, priority, segment, offset, token, .. } = candidate;
             let lane = Lane { queue: queue.id, priority };
             let outcome = match self.read(&segment, offset, lane, id) {
                 Ok(Some(content)) => {
@@ -415,6 +406,35 @@ impl Engine {
             }
         }
     }
+}
+
+/// `ids` ascending.
+fn encode_in_flight(
+    queue: &QueueShared,
+    attempt: u32,
+    ids: impl Iterator<Item = u64> + Clone,
+    out: &mut Vec<u8>,
+) {
+    encode_set(queue.id, Place::InFlight, attempt, 0, ids.map(|id| (id, 1)), "", out);
+}
+
+/// What was recorded for `chosen`, in memory.
+fn make_in_flight(
+    state: &mut State,
+    queue: &QueueShared,
+    chosen: &mut [Candidate],
+    deadline: Option<Instant>,
+    now: Now,
+) {
+    let first_token = state.new_tokens(chosen.len() as u64);
+    let Some(queue) = state.queues.get_mut(&queue.id) else { return };
+    for (candidate, token) in chosen.iter_mut().zip(first_token..) {
+        candidate.token = token;
+        let Candidate { id, priority, .. } = *candidate;
+        let entry = Entry::in_flight(priority, candidate.attempt(), token, deadline);
+        queue.touched.put(id, entry);
+    }
+    queue.set_timer(now);
 }
 
 fn touched_attempts(state: &State, queue: &QueueShared, id: u64) -> Option<u32> {

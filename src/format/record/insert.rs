@@ -181,6 +181,12 @@ impl<'a> InsertHead<'a> {
 /// `body.len() - payload.len()`.
 pub(crate) fn decode_insert(info: u16, body: &[u8]) -> Result<(InsertHead<'_>, &[u8]), Malformed> {
     let mut reader = Reader::new(body);
+    if info & !PRIORITY_MASK == 0 {
+        // The usual message, without a look at every flag.
+        let (time_ms, queue) = (reader.u48()?, reader.varint_u32()?);
+        let priority = (info & PRIORITY_MASK) as u8;
+        return Ok((InsertHead::plain(time_ms, queue, priority), reader.rest()));
+    }
     if info & !KNOWN != 0 {
         return Err(reader.malformed("unknown field flag"));
     }
