@@ -161,6 +161,7 @@ fn the_example_index_of_the_format_page_is_what_is_read_and_written() {
     let layout = index::open(&file, 7, SALT, END).expect("an index of the example segment");
     assert_eq!(layout.lanes().collect::<Vec<_>>(), [(1, 4, 2), (2, 0, 1)]);
     assert_eq!(layout.slot(&file, 1, 4, 1), Some((1, 4128)));
+    assert_eq!(layout.slot(&file, 2, 0, 0), Some((2, 4128)));
 
     let first = [(0, 4096), (1, 4128)];
     let second = [(2, 4128)];

@@ -2,11 +2,17 @@
 //!
 //! It is derived from the segment, so nothing hangs on it: an index that does not verify, or is about another
 //! state of the segment, is built anew. Once opened, slots are read in place, out of a mapping.
+//!
+//! A lane whose messages lie close together, as nearly all do, is written narrow: in blocks, each slot as its
+//! distance from the first of its block. Within a lane slots are of one size, so the k-th is found without a search.
+//!
+//! Opening an index sums it up once and reads its table of lanes, but no slot: there may be millions. None has to be
+//! right for reading to be safe: any bits make a slot, and who follows one into the segment verifies that a frame is
+//! there, and that it is that of the message.
 
-use super::bytes::{Reader, put_u32, put_u64};
+use super::bytes::{Reader, put_u16, put_u32, put_u64};
 use super::checksum::crc32;
 use super::frame::FRAME_ALIGNMENT;
-use super::header::FRAMES_START;
 
 const MAGIC: [u8; 8] = *b"MPONDIDX";
 
@@ -15,9 +21,18 @@ const MAGIC: [u8; 8] = *b"MPONDIDX";
 pub(crate) const INDEX_VERSION: u32 = 1;
 
 const HEADER_BYTES: usize = 40;
-const LANE_BYTES: usize = 16;
-const SLOT_BYTES: usize = 8;
+const LANE_BYTES: usize = 12;
 const CHECKSUM_BYTES: usize = 4;
+
+/// A slot in full: in the wide form every one, in the narrow form the base of each block.
+const SLOT_BYTES: usize = 8;
+
+/// A slot as its distance from the base of its block.
+const DISTANCE_BYTES: usize = 4;
+
+/// Slots that share a base. With more of them the base costs less, and it is more likely that one is too far off.
+const BLOCK_SLOTS: usize = 32;
+const BLOCK_BYTES: usize = SLOT_BYTES + BLOCK_SLOTS * DISTANCE_BYTES;
 
 /// A queue at one priority. In the file, lanes are sorted by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,16 +44,45 @@ pub(crate) struct Lane {
 /// A message of a lane: its id less the segment's first id, and where its frame lies.
 pub(crate) type Slot = (u32, u32);
 
+/// How the slots of a lane are written. Zero is no form, so that zeros are no lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Form {
+    Narrow = 1,
+    Wide = 2,
+}
+
+impl Form {
+    fn from_byte(byte: u8) -> Option<Form> {
+        [Form::Narrow, Form::Wide].into_iter().find(|form| *form as u8 == byte)
+    }
+
+    /// How many bytes `count` slots take.
+    fn bytes(self, count: u32) -> u64 {
+        let count = u64::from(count);
+        match self {
+            Form::Narrow => {
+                let blocks = count.div_ceil(BLOCK_SLOTS as u64);
+                blocks * SLOT_BYTES as u64 + count * DISTANCE_BYTES as u64
+            }
+            Form::Wide => count * SLOT_BYTES as u64,
+        }
+    }
+}
+
 /// A whole index file for the segment `number` with this salt, whose last frame ends at `end`.
 ///
-/// `lanes` must be in strictly ascending order, and so must the ids within each; no lane may be empty, and there
-/// must be fewer than 2^32 slots in all.
+/// `lanes` must be in strictly ascending order, and so must the ids within each; no lane may be empty, or have 2^32
+/// slots.
 pub(crate) fn encode(number: u32, salt: u64, end: u32, lanes: &[(Lane, &[Slot])]) -> Vec<u8> {
     debug_assert!(lanes.windows(2).all(|pair| pair[0].0 < pair[1].0), "lanes out of order");
-    let slots: usize = lanes.iter().map(|(_, slots)| slots.len()).sum();
-    let mut out = Vec::with_capacity(
-        HEADER_BYTES + lanes.len() * LANE_BYTES + slots * SLOT_BYTES + CHECKSUM_BYTES,
-    );
+    let (mut table, mut slots_of_all) = (Vec::new(), Vec::new());
+    for (lane, slots) in lanes {
+        let form = put_slots(&mut slots_of_all, slots);
+        put_lane(&mut table, *lane, form, slots.len() as u32);
+    }
+    let mut out =
+        Vec::with_capacity(HEADER_BYTES + table.len() + slots_of_all.len() + CHECKSUM_BYTES);
     out.extend_from_slice(&MAGIC);
     put_u32(&mut out, INDEX_VERSION);
     put_u32(&mut out, 0);
@@ -46,21 +90,58 @@ pub(crate) fn encode(number: u32, salt: u64, end: u32, lanes: &[(Lane, &[Slot])]
     put_u64(&mut out, salt);
     put_u32(&mut out, end);
     put_u32(&mut out, lanes.len() as u32);
-    let mut start = 0;
-    for (lane, slots) in lanes {
-        put_u32(&mut out, lane.queue);
-        put_u32(&mut out, lane.priority.into());
-        put_u32(&mut out, start);
-        put_u32(&mut out, slots.len() as u32);
-        start += slots.len() as u32;
-    }
-    for (id_delta, offset) in lanes.iter().flat_map(|(_, slots)| slots.iter()) {
-        put_u32(&mut out, *id_delta);
-        put_u32(&mut out, *offset);
-    }
+    out.append(&mut table);
+    out.append(&mut slots_of_all);
     let checksum = crc32(&out);
     put_u32(&mut out, checksum);
     out
+}
+
+fn put_lane(out: &mut Vec<u8>, lane: Lane, form: Form, count: u32) {
+    put_u32(out, lane.queue);
+    out.extend_from_slice(&[lane.priority, form as u8]);
+    put_u16(out, 0);
+    put_u32(out, count);
+}
+
+/// Narrow where that can be and is not longer, which it is for a single slot.
+fn put_slots(out: &mut Vec<u8>, slots: &[Slot]) -> Form {
+    let start = out.len();
+    if slots.len() > 1 && put_narrow(out, slots).is_some() {
+        return Form::Narrow;
+    }
+    out.truncate(start);
+    slots.iter().for_each(|slot| put_slot(out, *slot));
+    Form::Wide
+}
+
+/// None if a slot is too far from the first of its block; what was put until then is to be dropped.
+fn put_narrow(out: &mut Vec<u8>, slots: &[Slot]) -> Option<()> {
+    for block in slots.chunks(BLOCK_SLOTS) {
+        let base = *block.first()?;
+        put_slot(out, base);
+        for slot in block {
+            let (ids, steps) = distance(base, *slot)?;
+            put_u16(out, ids);
+            put_u16(out, steps);
+        }
+    }
+    Some(())
+}
+
+fn put_slot(out: &mut Vec<u8>, (id_delta, offset): Slot) {
+    put_u32(out, id_delta);
+    put_u32(out, offset);
+}
+
+/// How far `slot` is behind `base`, in ids and in steps of the frames' alignment; None if it does not fit.
+fn distance(base: Slot, slot: Slot) -> Option<(u16, u16)> {
+    let ids = slot.0.checked_sub(base.0)?;
+    let bytes = slot.1.checked_sub(base.1)?;
+    if !bytes.is_multiple_of(FRAME_ALIGNMENT) {
+        return None;
+    }
+    Some((u16::try_from(ids).ok()?, u16::try_from(bytes / FRAME_ALIGNMENT).ok()?))
 }
 
 /// The lane table of an index that verified. The slots stay in the bytes that it was opened from, and those must
@@ -68,19 +149,21 @@ pub(crate) fn encode(number: u32, salt: u64, end: u32, lanes: &[(Lane, &[Slot])]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct IndexLayout {
     lanes: Vec<LaneRange>,
-    /// Where the slots begin.
-    slots_at: usize,
 }
 
 /// A lane's part of the slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct LaneRange {
     lane: Lane,
-    start: u32,
+    form: Form,
     count: u32,
+    /// Where its slots begin in the file.
+    at: usize,
 }
 
 /// Checks all of `bytes`, the whole file. None if it is damaged or about another segment or state of it.
+///
+/// Ensures: the slots of every lane lie within `bytes`. What they say is left to whoever reads the frames.
 pub(crate) fn open(bytes: &[u8], number: u32, salt: u64, end: u32) -> Option<IndexLayout> {
     let covered_bytes = bytes.len().checked_sub(CHECKSUM_BYTES)?;
     let (covered, checksum) = bytes.split_at(covered_bytes);
@@ -98,45 +181,36 @@ pub(crate) fn open(bytes: &[u8], number: u32, salt: u64, end: u32) -> Option<Ind
         return None;
     }
     let lane_count = reader.u32().ok()? as usize;
-    if lane_count > reader.remaining() / LANE_BYTES {
-        return None;
-    }
+    Some(IndexLayout { lanes: decode_lanes(&mut reader, lane_count)? })
+}
+
+/// None if the table is not as a writer makes it, or the slots do not take all of the rest.
+fn decode_lanes(reader: &mut Reader<'_>, lane_count: usize) -> Option<Vec<LaneRange>> {
+    let end = reader.at() + reader.remaining();
+    let table_bytes = lane_count.checked_mul(LANE_BYTES)?;
+    let mut slot_bytes = reader.remaining().checked_sub(table_bytes)?;
     let mut lanes: Vec<LaneRange> = Vec::with_capacity(lane_count);
-    let mut start = 0;
     for _ in 0..lane_count {
-        let range = decode_lane(&mut reader)?;
+        let range = decode_lane(reader, end - slot_bytes)?;
         let in_order = lanes.last().is_none_or(|last| last.lane < range.lane);
-        if !in_order || range.start != start || range.count == 0 {
+        if !in_order || range.count == 0 {
             return None;
         }
-        start = start.checked_add(range.count)?;
+        let own_bytes = usize::try_from(range.form.bytes(range.count)).ok()?;
+        slot_bytes = slot_bytes.checked_sub(own_bytes)?;
         lanes.push(range);
     }
-    let layout = IndexLayout { lanes, slots_at: reader.at() };
-    let whole = u64::from(start) * SLOT_BYTES as u64 == reader.remaining() as u64;
-    (whole && slots_are_sound(bytes, &layout, end)).then_some(layout)
+    (slot_bytes == 0).then_some(lanes)
 }
 
-fn decode_lane(reader: &mut Reader<'_>) -> Option<LaneRange> {
+/// The lane whose slots begin at `at`.
+fn decode_lane(reader: &mut Reader<'_>, at: usize) -> Option<LaneRange> {
     let queue = reader.u32().ok()?;
-    let priority = u8::try_from(reader.u32().ok()?).ok()?;
-    let start = reader.u32().ok()?;
-    Some(LaneRange { lane: Lane { queue, priority }, start, count: reader.u32().ok()? })
-}
-
-/// Ids ascend within each lane, and each offset is one at which a frame can begin.
-fn slots_are_sound(bytes: &[u8], layout: &IndexLayout, end: u32) -> bool {
-    layout.lanes.iter().all(|range| {
-        let mut previous = None;
-        (0..range.count as usize).all(|k| {
-            let Some((id_delta, offset)) = layout.slot_in(bytes, range, k) else { return false };
-            let ascending = previous.is_none_or(|previous| previous < id_delta);
-            previous = Some(id_delta);
-            ascending
-                && offset.is_multiple_of(FRAME_ALIGNMENT)
-                && (FRAMES_START..end).contains(&offset)
-        })
-    })
+    let lane = Lane { queue, priority: reader.u8().ok()? };
+    let form = Form::from_byte(reader.u8().ok()?)?;
+    let reserved = reader.u16().ok()?;
+    let count = reader.u32().ok()?;
+    (reserved == 0).then_some(LaneRange { lane, form, count, at })
 }
 
 impl IndexLayout {
@@ -185,21 +259,43 @@ impl IndexLayout {
         if k >= range.count as usize {
             return None;
         }
-        let at = self.slots_at + (range.start as usize + k) * SLOT_BYTES;
-        let mut reader = Reader::new(bytes.get(at..at + SLOT_BYTES)?);
-        Some((reader.u32().ok()?, reader.u32().ok()?))
+        match range.form {
+            Form::Narrow => narrow_slot(bytes, range.at, k),
+            Form::Wide => slot_at(bytes, range.at + k * SLOT_BYTES),
+        }
     }
+}
+
+/// The `k`-th slot of a narrow lane whose blocks begin at `at`.
+fn narrow_slot(bytes: &[u8], at: usize, k: usize) -> Option<Slot> {
+    let block_at = at + k / BLOCK_SLOTS * BLOCK_BYTES;
+    let (id_delta, offset) = slot_at(bytes, block_at)?;
+    let at = block_at + SLOT_BYTES + k % BLOCK_SLOTS * DISTANCE_BYTES;
+    let mut reader = Reader::new(bytes.get(at..at + DISTANCE_BYTES)?);
+    let (ids, steps) = (reader.u16().ok()?, reader.u16().ok()?);
+    // A sum that no writer has made wraps: that is a wrong slot, like any other.
+    let behind = u32::from(steps) * FRAME_ALIGNMENT;
+    Some((id_delta.wrapping_add(ids.into()), offset.wrapping_add(behind)))
+}
+
+fn slot_at(bytes: &[u8], at: usize) -> Option<Slot> {
+    let mut reader = Reader::new(bytes.get(at..at + SLOT_BYTES)?);
+    Some((reader.u32().ok()?, reader.u32().ok()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::format::strategies::index_lanes;
+    use proptest::collection::vec;
+    use proptest::option;
     use proptest::prelude::*;
 
     const NUMBER: u32 = 9;
     const SALT: u64 = 0x0123_4567_89AB_CDEF;
     const END: u32 = 1 << 20;
+    const DISTANCE_MAX: u32 = u16::MAX as u32;
+    const LANE: Lane = Lane { queue: 1, priority: 0 };
 
     fn encode_owned(lanes: &[(Lane, Vec<Slot>)]) -> Vec<u8> {
         let lanes: Vec<_> = lanes.iter().map(|(lane, slots)| (*lane, &slots[..])).collect();
@@ -210,16 +306,105 @@ mod tests {
         open(bytes, NUMBER, SALT, END)
     }
 
+    /// Messages in a row, in frames of 32 bytes.
+    fn row(count: u32) -> Vec<Slot> {
+        (0..count).map(|n| (n, 4096 + n * 32)).collect()
+    }
+
+    /// Two blocks of a narrow lane, and a wide one.
     fn sample() -> Vec<u8> {
-        encode_owned(&[
-            (Lane { queue: 1, priority: 0 }, vec![(0, 4096), (2, 4160)]),
-            (Lane { queue: 1, priority: 4 }, vec![(1, 4128)]),
-        ])
+        let bytes = encode_owned(&[
+            (LANE, row(BLOCK_SLOTS as u32 + 2)),
+            (Lane { queue: 1, priority: 4 }, vec![(50, 8192)]),
+        ]);
+        assert_eq!(forms(&bytes), [Form::Narrow, Form::Wide]);
+        bytes
+    }
+
+    fn forms(bytes: &[u8]) -> Vec<Form> {
+        let layout = open_expected(bytes).expect("what was just encoded");
+        layout.lanes.iter().map(|range| range.form).collect()
+    }
+
+    /// Puts the right checksum in place of the one that is there.
+    fn sum_up(bytes: &mut [u8]) {
+        let covered = bytes.len() - CHECKSUM_BYTES;
+        let checksum = crc32(&bytes[..covered]);
+        bytes[covered..].copy_from_slice(&checksum.to_le_bytes());
+    }
+
+    /// Encodes one lane of these slots, checks that all come back, and says in which form they were.
+    fn form_of(slots: &[Slot]) -> Form {
+        let bytes = encode(NUMBER, SALT, END, &[(LANE, slots)]);
+        let layout = open_expected(&bytes).expect("what was just encoded");
+        assert!((0..slots.len()).all(|k| layout.slot(&bytes, 1, 0, k) == Some(slots[k])));
+        layout.lanes[0].form
+    }
+
+    /// Every slot that the lanes are said to have can be asked for.
+    fn ask_for_all(bytes: &[u8], layout: &IndexLayout) {
+        for (queue, priority, count) in layout.lanes() {
+            let slots = (0..count).map(|k| layout.slot(bytes, queue, priority, k));
+            assert_eq!(slots.flatten().count(), count);
+            for id_delta in [0, 1, 1000, u32::MAX] {
+                assert!(layout.lower_bound(bytes, queue, priority, id_delta) <= count);
+            }
+        }
+    }
+
+    /// The usual slots: ids and offsets ascend, in small steps mostly, over several blocks.
+    fn dense_slots() -> impl Strategy<Value = Vec<Slot>> {
+        let far = prop_oneof![8 => 1u32..50, 1 => 1u32..20_000];
+        let near = vec((1u32..50, 0u32..200), 1..200);
+        let steps = prop_oneof![near, vec((far, 0u32..200), 1..200)];
+        (0u32..1000, steps).prop_map(|(first, steps)| {
+            let mut slot = (first, 4096);
+            let mut step = |(ids, frames): (u32, u32)| {
+                slot = (slot.0 + ids, slot.1 + frames * FRAME_ALIGNMENT);
+                slot
+            };
+            steps.into_iter().map(&mut step).collect()
+        })
+    }
+
+    /// Lanes of slots anywhere, which are wide for the most part, and among them dense ones.
+    fn mixed_lanes() -> impl Strategy<Value = Vec<(Lane, Vec<Slot>)>> {
+        (index_lanes(END), vec(option::of(dense_slots()), 8)).prop_map(|(lanes, dense)| {
+            let either = |((lane, any), dense): ((Lane, Vec<Slot>), Option<Vec<Slot>>)| {
+                (lane, dense.unwrap_or(any))
+            };
+            lanes.into_iter().zip(dense).map(either).collect()
+        })
+    }
+
+    /// The beginning of an index that claims lanes at will.
+    fn forged() -> impl Strategy<Value = Vec<u8>> {
+        let lane = (0u8..3, 0u8..4, 0u8..4, prop::bool::weighted(0.05), 0u32..40);
+        (vec(lane, 0..4), option::of(vec(any::<u8>(), 0..400)), any::<u32>()).prop_map(
+            |(lanes, slots, fill)| {
+                let mut out = encode(NUMBER, SALT, END, &[]);
+                out.truncate(HEADER_BYTES - 4);
+                put_u32(&mut out, lanes.len() as u32);
+                let mut exact = 0;
+                for (queue, priority, form, reserved, count) in lanes {
+                    put_u32(&mut out, queue.into());
+                    out.extend_from_slice(&[priority, form]);
+                    put_u16(&mut out, reserved.into());
+                    put_u32(&mut out, count);
+                    exact += Form::from_byte(form).map_or(0, |form| form.bytes(count));
+                }
+                let fill = || (0..exact).map(|n| (u64::from(fill) * (n + 1) >> 13) as u8).collect();
+                out.append(&mut slots.unwrap_or_else(fill));
+                out.resize(out.len() + CHECKSUM_BYTES, 0);
+                sum_up(&mut out);
+                out
+            },
+        )
     }
 
     proptest! {
         #[test]
-        fn an_index_reads_back_as_written(lanes in index_lanes(END)) {
+        fn an_index_reads_back_as_written(lanes in mixed_lanes()) {
             let bytes = encode_owned(&lanes);
             let layout = open_expected(&bytes).expect("what was just encoded");
             let counts = lanes.iter().map(|(lane, slots)| (lane.queue, lane.priority, slots.len()));
@@ -235,19 +420,39 @@ mod tests {
         }
 
         #[test]
-        fn the_lower_bound_is_where_a_scan_finds_it(lanes in index_lanes(END), id_delta in 0u32..300) {
+        fn the_lower_bound_is_where_a_scan_finds_it(lanes in mixed_lanes(), id_delta in 0u32..300) {
             let bytes = encode_owned(&lanes);
             let layout = open_expected(&bytes).expect("what was just encoded");
             for (lane, slots) in &lanes {
-                let scanned = slots.iter().filter(|slot| slot.0 < id_delta).count();
-                let found = layout.lower_bound(&bytes, lane.queue, lane.priority, id_delta);
-                prop_assert_eq!(found, scanned);
+                let around = slots.iter().flat_map(|slot| [slot.0, slot.0 + 1]);
+                for id_delta in around.chain([id_delta, u32::MAX]) {
+                    let scanned = slots.partition_point(|slot| slot.0 < id_delta);
+                    let found = layout.lower_bound(&bytes, lane.queue, lane.priority, id_delta);
+                    prop_assert_eq!(found, scanned);
+                }
             }
+        }
+
+        #[test]
+        fn a_lane_is_narrow_where_all_of_it_fits_and_that_is_not_longer(slots in dense_slots()) {
+            let near = |a: Slot, b: Slot| {
+                b.0 - a.0 <= DISTANCE_MAX && b.1 - a.1 <= DISTANCE_MAX * FRAME_ALIGNMENT
+            };
+            let fits = slots.chunks(32).all(|block| near(block[0], block[block.len() - 1]));
+            let form = if fits && slots.len() > 1 { Form::Narrow } else { Form::Wide };
+            prop_assert_eq!(form_of(&slots), form);
         }
 
         #[test]
         fn random_bytes_never_panic_and_never_pass(bytes: Vec<u8>) {
             prop_assert_eq!(open_expected(&bytes), None);
+        }
+
+        #[test]
+        fn random_lanes_and_slots_with_the_right_checksum_never_panic(bytes in forged()) {
+            if let Some(layout) = open_expected(&bytes) {
+                ask_for_all(&bytes, &layout);
+            }
         }
 
         #[test]
@@ -258,13 +463,9 @@ mod tests {
             let mut bytes = sample();
             let covered = bytes.len() - CHECKSUM_BYTES;
             bytes[at.index(covered)] = byte;
-            let checksum = crc32(&bytes[..covered]);
-            bytes[covered..].copy_from_slice(&checksum.to_le_bytes());
+            sum_up(&mut bytes);
             if let Some(layout) = open_expected(&bytes) {
-                for (queue, priority, count) in layout.lanes() {
-                    prop_assert!(layout.slot(&bytes, queue, priority, count - 1).is_some());
-                    layout.lower_bound(&bytes, queue, priority, 1);
-                }
+                ask_for_all(&bytes, &layout);
             }
         }
     }
@@ -292,15 +493,95 @@ mod tests {
     }
 
     #[test]
-    fn ids_out_of_order_and_offsets_that_no_frame_has_are_refused() {
-        for slots in [
-            vec![(1, 4096), (1, 4104)],
-            vec![(0, FRAMES_START - 8)],
-            vec![(0, FRAMES_START + 4)],
-            vec![(0, END)],
+    fn an_index_without_lanes_has_no_message() {
+        let bytes = encode(NUMBER, SALT, END, &[]);
+        assert_eq!(bytes.len(), HEADER_BYTES + CHECKSUM_BYTES);
+        let layout = open_expected(&bytes).expect("what was just encoded");
+        assert_eq!(layout.lanes().count(), 0);
+        assert_eq!((layout.count(1, 0), layout.lower_bound(&bytes, 1, 0, 1)), (0, 0));
+        assert_eq!(layout.slot(&bytes, 1, 0, 0), None);
+    }
+
+    #[test]
+    fn a_slot_costs_little_more_than_four_bytes() {
+        let bytes = encode(NUMBER, SALT, END, &[(LANE, &row(3200))]);
+        let ends = HEADER_BYTES + LANE_BYTES + CHECKSUM_BYTES;
+        assert_eq!(bytes.len() - ends, 3200 * 17 / 4);
+        assert_eq!(form_of(&row(1)), Form::Wide);
+        assert_eq!(form_of(&row(2)), Form::Narrow);
+    }
+
+    #[test]
+    fn a_lane_is_wide_as_soon_as_one_slot_is_too_far_from_the_first_of_its_block() {
+        let bytes_max = DISTANCE_MAX * FRAME_ALIGNMENT;
+        let behind = |count: u32, ids: u32, bytes: u32| {
+            let mut slots = row(count);
+            let base = slots[(count - 1) as usize / BLOCK_SLOTS * BLOCK_SLOTS];
+            let last = slots.last_mut().expect("a row of at least one");
+            *last = (base.0 + ids, base.1 + bytes);
+            form_of(&slots)
+        };
+        for count in [2, 3, 32, 34, 64, 100] {
+            assert_eq!(behind(count, DISTANCE_MAX, bytes_max), Form::Narrow, "{count}");
+            assert_eq!(behind(count, DISTANCE_MAX + 1, bytes_max), Form::Wide, "{count}");
+            assert_eq!(behind(count, DISTANCE_MAX, bytes_max + 8), Form::Wide, "{count}");
+            // Frames do not lie so, but nothing that is asked to be written may come back as something else.
+            assert_eq!(behind(count, DISTANCE_MAX, bytes_max - 4), Form::Wide, "{count}");
+        }
+        let mut slots = row(33);
+        slots[32] = (u32::MAX, u32::MAX - 7);
+        assert_eq!(form_of(&slots), Form::Narrow, "the first of a block may be anywhere");
+        slots[31] = (31, 4096 - 8);
+        assert_eq!(form_of(&slots), Form::Wide, "before the first of its block");
+    }
+
+    #[test]
+    fn a_table_of_lanes_that_no_writer_makes_is_refused() {
+        let second = HEADER_BYTES + LANE_BYTES;
+        for (at, byte) in [
+            (HEADER_BYTES - 4, 1), // one lane fewer
+            (HEADER_BYTES - 4, 3), // one more
+            (HEADER_BYTES - 1, 0xFF),
+            (HEADER_BYTES + 5, 0), // forms that there are not, and one that there is
+            (HEADER_BYTES + 5, 3),
+            (HEADER_BYTES + 5, 2),
+            (HEADER_BYTES + 6, 1), // reserved
+            (HEADER_BYTES + 7, 1),
+            (HEADER_BYTES + 8, 33), // counts
+            (HEADER_BYTES + 8, 35),
+            (HEADER_BYTES + 11, 0xFF),
+            (second + 8, 0),
+            (second, 0), // out of order
+            (second + 4, 0),
         ] {
-            let bytes = encode_owned(&[(Lane { queue: 1, priority: 0 }, slots)]);
+            let mut bytes = sample();
+            assert_ne!(bytes[at], byte, "byte {at} is changed");
+            bytes[at] = byte;
+            sum_up(&mut bytes);
+            assert_eq!(open_expected(&bytes), None, "{byte} at {at}");
+        }
+    }
+
+    #[test]
+    fn a_lane_of_no_slots_is_refused() {
+        for form in [Form::Narrow, Form::Wide] {
+            let mut bytes = encode(NUMBER, SALT, END, &[]);
+            bytes.truncate(HEADER_BYTES - 4);
+            put_u32(&mut bytes, 1);
+            put_lane(&mut bytes, LANE, form, 0);
+            bytes.extend_from_slice(&[0; CHECKSUM_BYTES]);
+            sum_up(&mut bytes);
             assert_eq!(open_expected(&bytes), None);
         }
+    }
+
+    #[test]
+    fn distances_beyond_32_bits_wrap() {
+        let mut bytes = encode(NUMBER, SALT, END, &[(LANE, &row(2))]);
+        let base_at = HEADER_BYTES + LANE_BYTES;
+        bytes[base_at..base_at + SLOT_BYTES].fill(0xFF);
+        sum_up(&mut bytes);
+        let layout = open_expected(&bytes).expect("slots are not looked at");
+        assert_eq!(layout.slot(&bytes, 1, 0, 1), Some((0, 31)));
     }
 }
