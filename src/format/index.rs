@@ -393,7 +393,8 @@ mod tests {
                     put_u32(&mut out, count);
                     exact += Form::from_byte(form).map_or(0, |form| form.bytes(count));
                 }
-                let fill = || (0..exact).map(|n| (u64::from(fill) * (n + 1) >> 13) as u8).collect();
+                let fill =
+                    || (0..exact).map(|n| ((u64::from(fill) * (n + 1)) >> 13) as u8).collect();
                 out.append(&mut slots.unwrap_or_else(fill));
                 out.resize(out.len() + CHECKSUM_BYTES, 0);
                 sum_up(&mut out);
