@@ -195,7 +195,8 @@ impl Drop for Turn<'_> {
             let came = commit.came.load(Ordering::Relaxed);
             commit.expected.store(self.size + came, Ordering::Relaxed);
         }
-        commit.leading.store(false, Ordering::SeqCst);
+        // Swapped, not stored: a checker of interleavings may order a store before a swap that has seen it.
+        commit.leading.swap(false, Ordering::SeqCst);
         commit.gates[self.group % 2].open();
         if commit.is_poisoned() {
             commit.gates[(self.group + 1) % 2].open();
