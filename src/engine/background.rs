@@ -1,4 +1,4 @@
-//! The background thread: a loop around [`Engine::step`] that sleeps when there is nothing to do.
+//! The two background threads, for maintenance and for supplies: loops that sleep when there is nothing to do.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -9,6 +9,7 @@ use super::Engine;
 use crate::error::{Error, Result};
 use crate::lock::{Lock, Signal};
 
+/// A thread, and how it is told to look.
 #[derive(Default)]
 pub(super) struct Background {
     /// Somebody has seen something to do since the thread last looked. Changes under the lock of `stop`.
@@ -65,31 +66,60 @@ impl Background {
 }
 
 impl Engine {
-    #[expect(clippy::disallowed_methods, reason = "the one thread of a store starts here")]
     pub(super) fn start_background(self: &Arc<Engine>) -> Result<()> {
-        let engine = Arc::downgrade(self);
-        let thread = thread::Builder::new()
-            .name("millpond".to_owned())
-            .spawn(move || run(&engine))
-            .map_err(|error| Error::io("cannot start the background thread", error))?;
-        *self.background.thread.lock() = Some(thread);
-        Ok(())
+        start(self, "millpond", |engine| &engine.background, maintain)?;
+        start(self, "millpond-supply", |engine| &engine.supplier, supply)
     }
 
-    /// How long the thread may sleep if nobody wakes it.
-    fn sleep_limit(&self) -> Option<Duration> {
-        let due = self.log.tail().sync_by()?;
-        Some(due.saturating_duration_since(self.now().mono))
+    /// Ends both threads, and waits for them.
+    pub(super) fn stop_background(&self) {
+        self.supplier.stop();
+        self.background.stop();
     }
 }
 
-fn run(engine: &Weak<Engine>) {
+/// All maintenance that there is to do. How long the thread may sleep then if nobody wakes it.
+fn maintain(engine: &Engine) -> Option<Duration> {
+    while engine.maintain().is_ok_and(|worked| worked) {}
+    let due = engine.log.tail().sync_by()?;
+    (!engine.log.is_poisoned()).then(|| due.saturating_duration_since(engine.now().mono))
+}
+
+/// All supplies that are wanted.
+fn supply(engine: &Engine) -> Option<Duration> {
+    while engine.supply_step().is_ok_and(|worked| worked) {
+        // The log has grown: a checkpoint may be due.
+        engine.background.wake();
+    }
+    None
+}
+
+#[expect(clippy::disallowed_methods, reason = "the threads of a store start here")]
+fn start(
+    engine: &Arc<Engine>,
+    name: &str,
+    which: fn(&Engine) -> &Background,
+    work: fn(&Engine) -> Option<Duration>,
+) -> Result<()> {
+    let weak = Arc::downgrade(engine);
+    let thread = thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || run(&weak, which, work))
+        .map_err(|error| Error::io("cannot start a background thread", error))?;
+    *which(engine).thread.lock() = Some(thread);
+    Ok(())
+}
+
+fn run(
+    engine: &Weak<Engine>,
+    which: fn(&Engine) -> &Background,
+    work: fn(&Engine) -> Option<Duration>,
+) {
     loop {
         // A reference of its own while it sleeps: closing stops the thread before the engine goes.
         let Some(engine) = engine.upgrade() else { return };
-        while engine.step().is_ok_and(|worked| worked) {}
-        let limit = if engine.log.is_poisoned() { None } else { engine.sleep_limit() };
-        if !engine.background.wait(limit) {
+        let limit = work(&engine);
+        if !which(&engine).wait(limit) {
             return;
         }
     }

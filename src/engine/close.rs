@@ -35,10 +35,11 @@ impl Engine {
         }
         self.wake_all_waiters();
         let began_with = self.wait_for_flight(wait);
-        self.background.stop();
+        self.stop_background();
         let released = self.release_all();
         // Held to the end: nobody makes files in the directory once its lock is given up.
         let mut maintenance = self.maintenance.lock();
+        let _supply = self.supply.lock();
         let outcome = released.and_then(|released| {
             self.seal_for_rest()?;
             self.checkpoint(&mut maintenance, true)?;
@@ -92,11 +93,12 @@ impl Engine {
     pub fn close_on_drop(&self) {
         let trusted = self.state.try_healthy().is_some()
             && self.maintenance.try_healthy().is_some()
+            && self.supply.try_healthy().is_some()
             && self.log.is_healthy();
         if trusted {
             let _ = self.close(Duration::ZERO);
         } else {
-            self.background.stop();
+            self.stop_background();
         }
     }
 

@@ -18,7 +18,7 @@ impl Engine {
     pub fn insert(&self, queue: &Arc<QueueShared>, payload: &[u8]) -> Result<u64> {
         self.check_size(payload.len())?;
         let lanes = [Lane { queue: queue.id, priority: 0 }];
-        let head = InsertHead::plain(self.time.wall_ms(), queue.id, 0);
+        let head = InsertHead::plain(self.time.stamp_ms(), queue.id, 0);
         let appended = with_scratch(|buffer| {
             let info = head.encode_head(buffer);
             let draft = Draft::insert(info, buffer, payload, &lanes);
@@ -51,7 +51,7 @@ impl Engine {
         }
         let lanes = [Lane { queue: queue.id, priority: 0 }];
         let mut head = Vec::new();
-        let info = InsertHead::plain(self.time.wall_ms(), queue.id, 0).encode_head(&mut head);
+        let info = InsertHead::plain(self.time.stamp_ms(), queue.id, 0).encode_head(&mut head);
         let run: Vec<Draft<'_>> =
             payloads.iter().map(|payload| Draft::insert(info, &head, payload, &lanes)).collect();
         let appended = self.append_insert(queue, &run)?;

@@ -1,13 +1,13 @@
-//! The work that makes room and gives it back, one step at a time.
+//! The work that keeps the log short and gives room back, one step at a time.
 //!
-//! The background thread repeats [`Engine::step`] until there is nothing to do; a caller who cannot wait for it
-//! does what it needs itself, under the same lock. Rewriting sparse segments belongs here too, as the last step.
+//! A thread repeats [`Engine::maintain`] until there is nothing to do; a caller who cannot wait for it does what it
+//! needs itself, under the same lock. Rewriting sparse segments belongs here too, as the last step.
 
 use std::sync::Arc;
 
-use super::{Engine, poisoned};
-use crate::error::{Error, Result};
-use crate::log::{LaneIndex, PrepareFailed, Purpose, Segment, index_name};
+use super::Engine;
+use crate::error::Result;
+use crate::log::{LaneIndex, Segment, index_name};
 use crate::storage::Prepare;
 
 /// What whoever does maintenance knows.
@@ -23,15 +23,16 @@ pub(super) struct Maintenance {
 }
 
 impl Engine {
-    /// Does one piece of maintenance, if there is any. Whether there may be more.
+    /// Does one piece of what both background threads do, if there is any. Whether there may be more.
     pub(crate) fn step(&self) -> Result<bool> {
+        Ok(self.supply_step()? || self.maintain()?)
+    }
+
+    /// Does one piece of maintenance, if there is any. Whether there may be more.
+    pub(super) fn maintain(&self) -> Result<bool> {
         let mut maintenance = self.maintenance.lock();
         self.check_alive()?;
-        // First what an insert would otherwise do or wait for.
-        if self.log.prefault() || self.sync_if_due()? {
-            return Ok(true);
-        }
-        if self.prepare_if_wanted()? || self.trim_sealed() {
+        if self.sync_if_due()? || self.trim_sealed() {
             return Ok(true);
         }
         if self.write_index()? || self.checkpoint_if_due(&mut maintenance)? {
@@ -53,46 +54,6 @@ impl Engine {
         // Messages that nobody waits to see durable have become visible.
         self.wake_all_waiters();
         Ok(true)
-    }
-
-    fn prepare_if_wanted(&self) -> Result<bool> {
-        if !self.log.tail().wants_segment() {
-            return Ok(false);
-        }
-        match self.prepare(0) {
-            Ok(()) => Ok(true),
-            // Whoever needs the segment will be told.
-            Err(error) if error.is_retryable() => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn prepare(&self, frames_bytes: u64) -> Result<()> {
-        self.log.prepare(frames_bytes, self.now().wall_ms).map_err(|failed| match failed {
-            PrepareFailed::Create(error) => Error::io("cannot make the next segment", error),
-            PrepareFailed::Sync(failed) => {
-                self.on_poison();
-                poisoned(Some(failed))
-            }
-        })
-    }
-
-    /// Makes sure that the log can roll for `frames_bytes`.
-    pub(super) fn prepare_for(&self, frames_bytes: u64, purpose: Purpose) -> Result<()> {
-        let _maintenance = self.maintenance.lock();
-        loop {
-            let wanted = {
-                let tail = self.log.tail();
-                if tail.next_prepared(frames_bytes, purpose).is_some() {
-                    return Ok(());
-                }
-                // One that is large enough is there, and the one to be left behind may be of any size.
-                let large = tail.next_prepared(frames_bytes, Purpose::Settle).is_some();
-                if large { 0 } else { frames_bytes }
-            };
-            self.check_alive()?;
-            self.prepare(wanted)?;
-        }
     }
 
     /// Cuts sealed segments to their end, once a sync has covered them. Crash window: cut or not, the last frame says

@@ -1,8 +1,8 @@
 //! The running store: the only structs with locks, and the order in which they may be taken.
 //!
-//! Lock order: maintenance, then dispatch ([`State`]), then append (the log's tail). The last two are short and
-//! never held over I/O or a wait; what needs a file gives them up first. Maintenance is held by whoever makes
-//! room: the background thread, or a caller who cannot wait for it.
+//! Lock order: maintenance, then supply, then dispatch ([`State`]), then append (the log's tail). The last two are
+//! short and never held over I/O or a wait; what needs a file gives them up first. The first two are held by whoever
+//! writes cursors or makes segments: a background thread, or a caller who cannot wait for it.
 
 mod background;
 mod catalog;
@@ -21,6 +21,7 @@ mod scratch;
 mod settle;
 mod state;
 mod stats;
+mod supply;
 mod take;
 mod walk;
 
@@ -59,7 +60,12 @@ pub(crate) struct Engine {
     log: Log,
     state: Lock<State>,
     maintenance: Lock<Maintenance>,
+    /// Held by whoever makes segments ready.
+    supply: Lock<()>,
+    /// Maintains.
     background: Background,
+    /// Supplies.
+    supplier: Background,
     /// The end of the last move into a queue whose messages are seen once they are durable. Nobody waits for that
     /// move, so whoever syncs past it wakes the consumers.
     unseen: AtomicU64,
@@ -179,6 +185,9 @@ impl Engine {
     fn after_append(&self, appended: &Appended) {
         if appended.wake {
             self.background.wake();
+        }
+        if appended.short {
+            self.supplier.wake();
         }
     }
 

@@ -79,8 +79,10 @@ pub(crate) struct Appended {
     pub first_id: u64,
     /// Behind the run.
     pub end: Position,
-    /// Whether the background thread may have something to do.
+    /// Whether there may be something to maintain.
     pub wake: bool,
+    /// Whether the log runs short of pages or segments.
+    pub short: bool,
 }
 
 /// Why nothing was appended.
@@ -338,7 +340,8 @@ impl Log {
             tail.sync_by = Some(by);
             wake = true;
         }
-        Ok(Appended { first_id, end, wake: wake || tail.wants_segment() || tail.wants_pages() })
+        let short = tail.wants_segment() || tail.wants_pages();
+        Ok(Appended { first_id, end, wake, short })
     }
 
     /// Seals the active segment and goes on in a prepared one.

@@ -11,7 +11,7 @@ use std::fmt;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use memmap2::MmapRaw;
 
@@ -30,7 +30,11 @@ pub(super) struct Memory {
 /// What the memory belongs to. Dropping it gives the memory back.
 enum Owner {
     Nobody,
-    File(MmapRaw),
+    File {
+        map: MmapRaw,
+        /// Whether the system was asked for large pages.
+        large: AtomicBool,
+    },
     #[cfg(any(test, feature = "testing"))]
     Simulated {
         _buffer: Arc<sim::Buffer>,
@@ -56,7 +60,7 @@ impl Memory {
         let Some(start) = NonNull::new(map.as_mut_ptr()) else { return Self::empty() };
         let len = map.len() as u64;
         let published = AtomicU64::new(if writable { 0 } else { len });
-        Self { start, len, published, owner: Owner::File(map) }
+        Self { start, len, published, owner: Owner::File { map, large: AtomicBool::new(false) } }
     }
 
     /// The first `len` bytes of a simulated file's page cache.
@@ -123,12 +127,14 @@ impl Mapping {
     pub(crate) fn prefault(&self, range: Range<u64>) {
         debug_assert!(range.start <= range.end && range.end <= self.memory.len);
         #[cfg(target_os = "linux")]
-        if let Owner::File(map) = &self.memory.owner
+        if let Owner::File { map, large } = &self.memory.owner
             && !range.is_empty()
         {
             use memmap2::Advice;
             let (at, len) = (range.start as usize, (range.end - range.start) as usize);
-            let _ = map.advise(Advice::HugePage);
+            if !large.swap(true, Ordering::Relaxed) {
+                let _ = map.advise(Advice::HugePage);
+            }
             let _ = map.advise_range(Advice::PopulateWrite, at, len);
         }
     }
