@@ -7,7 +7,8 @@ pub use crate::storage::sim::{Callback, Disk, Fault, FaultKind};
 use crate::error::Result;
 use crate::store::Store;
 
-/// Does one piece of the maintenance that a store's background thread would do. Whether there was any.
+/// Does one piece of the work that a store's background threads would do. Whether there was any.
 pub fn step(store: &Store) -> Result<bool> {
-    store.engine().step()
+    let engine = store.engine();
+    Ok(engine.supply_step()? || engine.maintain()?)
 }

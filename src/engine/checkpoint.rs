@@ -11,6 +11,7 @@
 //! next open.
 
 use std::ops::Bound;
+use std::time::Duration;
 
 use super::maintenance::Maintenance;
 use super::state::State;
@@ -29,8 +30,13 @@ use crate::report::Damage;
 /// Ids that a cursor reserves ahead of those given out.
 pub(super) const IDS_RESERVED: u64 = 1 << 22;
 
-/// The least log between two cursors that are written because of the log's growth.
+/// The least log between two cursors that are written because of the log's growth: with some time between them, so that
+/// a burst is not held up by syncs, and without.
 const LOG_BYTES_MIN: u64 = 16 << 20;
+const LOG_BYTES_MIN_IN_A_BURST: u64 = 64 << 20;
+
+/// How long after a cursor a burst is over.
+const BURST: Duration = Duration::from_secs(1);
 
 /// The cursor is at most a quarter of the log written between two of them.
 const LOG_PER_CURSOR: u64 = 4;
@@ -74,8 +80,11 @@ impl Engine {
         if written < maintenance.retry_at {
             return false;
         }
-        let least = LOG_BYTES_MIN.min(self.settings.segment_bytes);
         let grown = written - maintenance.checkpoint_at;
+        let since = self.time.mono().saturating_duration_since(maintenance.checkpoint_time);
+        let in_a_burst = since < BURST;
+        let least = if in_a_burst { LOG_BYTES_MIN_IN_A_BURST } else { LOG_BYTES_MIN };
+        let least = least.min(self.settings.segment_bytes);
         if grown >= least.max(LOG_PER_CURSOR * maintenance.cursor_bytes) {
             return true;
         }
@@ -115,6 +124,7 @@ impl Engine {
         }
         maintenance.generation = generation;
         maintenance.checkpoint_at = moment.written_bytes;
+        maintenance.checkpoint_time = self.time.mono();
         maintenance.cursor_bytes = bytes.len() as u64;
         maintenance.retry_at = 0;
         let CursorHeader { position, id_ceiling, .. } = moment.header;

@@ -4,6 +4,7 @@
 //! needs itself, under the same lock. Rewriting sparse segments belongs here too, as the last step.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Engine;
 use crate::error::Result;
@@ -16,6 +17,8 @@ pub(super) struct Maintenance {
     pub generation: u64,
     /// How much log had been written, in bytes, when the newest cursor was captured.
     pub checkpoint_at: u64,
+    /// When that one was written.
+    pub checkpoint_time: Instant,
     /// How large the newest cursor is.
     pub cursor_bytes: u64,
     /// The newest cursor was not written for want of space; wait for more log before trying again.
@@ -23,13 +26,8 @@ pub(super) struct Maintenance {
 }
 
 impl Engine {
-    /// Does one piece of what both background threads do, if there is any. Whether there may be more.
-    pub(crate) fn step(&self) -> Result<bool> {
-        Ok(self.supply_step()? || self.maintain()?)
-    }
-
     /// Does one piece of maintenance, if there is any. Whether there may be more.
-    pub(super) fn maintain(&self) -> Result<bool> {
+    pub(crate) fn maintain(&self) -> Result<bool> {
         let mut maintenance = self.maintenance.lock();
         self.check_alive()?;
         if self.sync_if_due()? || self.trim_sealed() {

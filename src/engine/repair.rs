@@ -89,7 +89,6 @@ impl Opening {
         let engine = Engine {
             storage: self.storage.clone(),
             settings: self.settings,
-            time: self.time,
             store_id,
             recovery,
             log,
@@ -97,6 +96,7 @@ impl Opening {
             maintenance: Lock::new(Maintenance {
                 generation: newest,
                 checkpoint_at: 0,
+                checkpoint_time: self.time.mono(),
                 cursor_bytes: 0,
                 retry_at: 0,
             }),
@@ -108,6 +108,7 @@ impl Opening {
             settled: Signal::default(),
             closed: AtomicBool::new(false),
             directory_lock: Lock::new(Some(lock)),
+            time: self.time,
         };
         engine.checkpoint(&mut engine.maintenance.lock(), false)?;
         engine.remove_strays(&self.files, &strays)?;

@@ -9,10 +9,11 @@ use crate::log::{PrepareFailed, Purpose};
 
 impl Engine {
     /// Makes the next pages present, or a segment ready, if that is wanted. Whether there may be more to do.
-    pub(super) fn supply_step(&self) -> Result<bool> {
+    pub(crate) fn supply_step(&self) -> Result<bool> {
         let _supply = self.supply.lock();
         self.check_alive()?;
-        Ok(self.log.prefault() || self.prepare_if_wanted()?)
+        // A segment first: an append can do without a page, but not without that.
+        Ok(self.prepare_if_wanted()? || self.log.prefault())
     }
 
     fn prepare_if_wanted(&self) -> Result<bool> {

@@ -25,8 +25,9 @@ const PREFAULT_MAX: u64 = 4 << 20;
 /// A log that has grown less than this since it was opened meets its page faults itself.
 const PREFAULT_MIN: u64 = 256 << 10;
 
-/// How much is made present at once: less than a millisecond's work.
-const PREFAULT_STEP: u64 = 1 << 20;
+/// Pages are made present up to the next multiple of this. For pieces that begin and end there the system uses its
+/// largest pages, at a quarter of the price and less.
+const PREFAULT_STEP: u64 = 2 << 20;
 
 /// Or a multiple of what the system has.
 const PAGE_BYTES: u64 = 4096;
@@ -240,10 +241,11 @@ impl Tail {
         let ahead = self.prefault_bytes();
         let active = self.active.as_mut()?;
         let start = active.present.max(active.offset.into());
-        let end = (u64::from(active.offset) + ahead).min(start + PREFAULT_STEP);
-        // Whole pages; where the first and the last begin and end is for the system to see to.
+        let whole = if ahead < PREFAULT_STEP { PAGE_BYTES } else { PREFAULT_STEP };
+        let wanted = (u64::from(active.offset) + ahead).next_multiple_of(whole);
         let start = start / PAGE_BYTES * PAGE_BYTES;
-        let end = end.next_multiple_of(PAGE_BYTES).min(active.writer.len());
+        let step = (start + 1).next_multiple_of(PREFAULT_STEP);
+        let end = wanted.min(step).min(active.writer.len());
         if end <= start || end <= active.present {
             return None;
         }
