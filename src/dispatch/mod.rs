@@ -4,6 +4,7 @@
 //! that somebody has touched (in flight, given back, delayed, buried); the untouched backlog stays in the log
 //! and is read from there by id, so memory follows what is in flight, never what waits.
 
+mod by_id;
 mod entry;
 mod leases;
 mod queue;

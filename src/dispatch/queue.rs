@@ -4,10 +4,11 @@
 //! so; tokens are never reused, so an old delivery can be told from the present one.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::{Bound, RangeBounds};
 use std::time::{Duration, Instant};
 
+use super::by_id::ById;
 use super::entry::{Entry, Place};
 use super::leases::Leases;
 
@@ -38,7 +39,7 @@ impl Order {
 #[derive(Debug, Default)]
 pub(crate) struct QueueState {
     /// Every touched message, by id.
-    entries: BTreeMap<u64, Entry>,
+    entries: ById<Entry>,
     /// Given back: highest priority first, then by id, so that order holds.
     ready: BTreeSet<(Reverse<u8>, u64)>,
     /// By due time.
@@ -51,11 +52,11 @@ pub(crate) struct QueueState {
 
 impl QueueState {
     pub fn get(&self, id: u64) -> Option<&Entry> {
-        self.entries.get(&id)
+        self.entries.get(id)
     }
 
     pub fn contains(&self, id: u64) -> bool {
-        !self.entries.is_empty() && self.entries.contains_key(&id)
+        self.entries.contains(id)
     }
 
     pub fn in_flight(&self) -> u64 {
@@ -71,8 +72,8 @@ impl QueueState {
     }
 
     /// Touched messages in the order of their ids.
-    pub fn range(&self, ids: impl RangeBounds<u64>) -> impl Iterator<Item = (u64, &Entry)> {
-        self.entries.range(ids).map(|(&id, entry)| (id, entry))
+    pub fn range(&self, ids: impl RangeBounds<u64> + Clone) -> impl Iterator<Item = (u64, &Entry)> {
+        self.entries.range(ids)
     }
 
     /// Puts `id` into the state that `entry` says, whatever it was in before.
@@ -86,7 +87,7 @@ impl QueueState {
 
     /// Forgets `id`: it was deleted.
     pub fn remove(&mut self, id: u64) -> Option<Entry> {
-        let entry = self.entries.remove(&id)?;
+        let entry = self.entries.remove(id)?;
         self.unlink(id, Order::of(&entry));
         Some(entry)
     }
@@ -142,8 +143,9 @@ impl QueueState {
         while self.leases.next_end().is_some_and(|end| end <= mono) {
             let over = self.leases.take_over(mono, |(end, id)| runs(&self.entries, end, id));
             // A lease that was renewed to the same end is there twice.
-            let in_flight =
-                |id: &u64| self.entries.get(id).is_some_and(|entry| entry.place == Place::InFlight);
+            let in_flight = |id: &u64| {
+                self.entries.get(*id).is_some_and(|entry| entry.place == Place::InFlight)
+            };
             if let Some(id) = over.filter(in_flight) {
                 self.in_flight -= 1;
                 self.make_ready(id);
@@ -152,7 +154,7 @@ impl QueueState {
     }
 
     fn make_ready(&mut self, id: u64) {
-        if let Some(entry) = self.entries.get_mut(&id) {
+        if let Some(entry) = self.entries.get_mut(id) {
             entry.place = Place::GivenBack;
             entry.deadline = None;
             entry.due_ms = 0;
@@ -182,7 +184,7 @@ impl QueueState {
 
     /// Whether the delivery `token` still holds `id`: nobody else has taken or moved it.
     pub fn holder(&self, id: u64, token: u64) -> Result<&Entry, Stale> {
-        self.entries.get(&id).filter(|e| token != 0 && e.token == token).ok_or(Stale)
+        self.entries.get(id).filter(|e| token != 0 && e.token == token).ok_or(Stale)
     }
 
     /// Lets the lease of `token` end `lease` from now; one that has run out begins anew.
@@ -209,8 +211,8 @@ impl QueueState {
 }
 
 /// Whether a message is in flight with a lease that ends at `end`.
-fn runs(entries: &BTreeMap<u64, Entry>, end: Instant, id: u64) -> bool {
-    let entry = entries.get(&id);
+fn runs(entries: &ById<Entry>, end: Instant, id: u64) -> bool {
+    let entry = entries.get(id);
     entry.is_some_and(|e| e.place == Place::InFlight && e.deadline == Some(end))
 }
 
