@@ -119,6 +119,8 @@ impl Engine {
         let bytes = self.encode_cursor(&moment)?;
         let end = self.log.tail().end();
         self.sync_to(end)?;
+        // What was durable before stays so, but nothing is promised any more.
+        self.check_alive()?;
         if let Err(failed) = publish(&*self.storage, generation, &bytes) {
             return Err(self.publish_failed(failed, generation));
         }

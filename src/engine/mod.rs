@@ -69,6 +69,8 @@ pub(crate) struct Engine {
     /// The end of the last move into a queue whose messages are seen once they are durable. Nobody waits for that
     /// move, so whoever syncs past it wakes the consumers.
     unseen: AtomicU64,
+    /// What follows from a failed sync or write to the log has been done.
+    poison_told: AtomicBool,
     /// No more gets.
     closing: AtomicBool,
     /// Wakes whoever waits for the last message in flight while the store closes.
@@ -163,6 +165,9 @@ impl Engine {
     /// Tells the next open that frames behind the proof may be pages that never reached the disk, and wakes
     /// everybody, to find the store poisoned.
     fn on_poison(&self) {
+        if self.poison_told.swap(true, Ordering::AcqRel) {
+            return;
+        }
         if let Some(lock) = &*self.directory_lock.lock() {
             // Without the note, a bad frame is reported as damage instead of as the end; nothing is lost by that.
             let _ = lock.note(&open::lock_note(self.storage.pid(), ""));
@@ -174,7 +179,10 @@ impl Engine {
     /// Does outside of the locks what an append was refused for. Then it can be tried again.
     fn make_room(&self, refused: Refused, purpose: Purpose) -> Result<()> {
         match refused {
-            Refused::Poisoned => Err(self.poisoned()),
+            Refused::Poisoned => {
+                self.on_poison();
+                Err(self.poisoned())
+            }
             Refused::Closed => Err(Error::closed()),
             Refused::Removed => Err(removed()),
             Refused::Segment { frames_bytes } => self.prepare_for(frames_bytes, purpose),

@@ -104,6 +104,7 @@ impl Opening {
             background: Background::default(),
             supplier: Background::default(),
             unseen: AtomicU64::new(0),
+            poison_told: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             settled: Signal::default(),
             closed: AtomicBool::new(false),
@@ -208,7 +209,7 @@ impl Opening {
         let name = segment_name(header.number);
         let open = || {
             let file = self.storage.open(&name)?;
-            let writer = file.map_write()?;
+            let writer = file.map_write(settings.writing())?;
             Ok((file, writer))
         };
         let (file, mut writer) = open().map_err(|error| {
@@ -271,7 +272,7 @@ impl Opening {
                 }
             };
             sync_prepared(&*self.storage, &prepared)?;
-            let active = Active::begin(prepared, found.next_id);
+            let active = Active::begin(prepared, found.next_id)?;
             active.file.sync_data()?;
             Ok(active)
         };

@@ -24,7 +24,7 @@ use crate::format::position::Position;
 use crate::format::record;
 use crate::lock::{Guard, Lock};
 use crate::random::Entropy;
-use crate::storage::{File, Prepare, Storage};
+use crate::storage::{File, Prepare, Storage, Writing};
 
 /// Kept free at the end of a segment for the frame that names the next one, with a mark.
 pub(crate) const ROLL_RESERVE: u32 = 40;
@@ -141,6 +141,14 @@ const FIRST_ZEROED_BYTES: u32 = 1 << 20;
 const AT_REST_BYTES: u32 = 64 << 10;
 
 impl LogSettings {
+    /// How segments are written. Where zeroes are written ahead, syncs are frequent.
+    pub fn writing(&self) -> Writing {
+        match self.prepare {
+            Prepare::Zero => Writing::Calls,
+            Prepare::Reserve => Writing::Stores,
+        }
+    }
+
     /// How long the first segment is that an open makes, in bytes.
     pub fn first_segment_bytes(&self) -> u32 {
         match self.prepare {
@@ -214,7 +222,7 @@ fn prepared(
         created_at,
         capacity,
     };
-    let writer = file.map_write()?;
+    let writer = file.map_write(settings.writing())?;
     Ok(Prepared { header, file, writer, present: 0 })
 }
 
@@ -329,7 +337,7 @@ impl Log {
         admit(tail)?;
         let active = tail.active.as_mut().ok_or(Refused::Closed)?;
         let first_id = tail.next_id;
-        active.write_run(run, mark, first_id);
+        active.write_run(run, mark, first_id).map_err(|error| self.fail(error))?;
         let end = active.end();
         tail.next_id += ids;
         tail.written_bytes += bytes;
@@ -342,6 +350,12 @@ impl Log {
         }
         let short = tail.wants_segment() || tail.wants_pages();
         Ok(Appended { first_id, end, wake, short })
+    }
+
+    /// A write to the log has failed, and nobody knows what of it is there: nothing may follow it.
+    fn fail(&self, error: io::Error) -> Refused {
+        self.commit.poison(error);
+        Refused::Poisoned
     }
 
     /// Seals the active segment and goes on in a prepared one.
@@ -357,9 +371,11 @@ impl Log {
         let mut old = tail.active.take().ok_or(Refused::Closed)?;
         let mut body = Vec::with_capacity(5);
         record::encode_roll(next.header.number, &mut body);
-        old.write_run(&[Draft::record(record::ROLL, &body)], None, tail.next_id);
+        let roll = [Draft::record(record::ROLL, &body)];
+        old.write_run(&roll, None, tail.next_id).map_err(|error| self.fail(error))?;
         tail.seal_active(old);
-        tail.active = Some(Active::begin(next, tail.next_id));
+        let next = Active::begin(next, tail.next_id).map_err(|error| self.fail(error))?;
+        tail.active = Some(next);
         Ok(())
     }
 

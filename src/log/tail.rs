@@ -3,9 +3,12 @@
 //! Everything here is memory; no method touches a file.
 
 use std::collections::VecDeque;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
+
+use smallvec::SmallVec;
 
 use super::appender::{Draft, Purpose, ROLL_RESERVE, SEGMENTS_AHEAD_MAX, file_bytes};
 use super::index::{Lane, LaneIndex, MemoryIndex, Slot};
@@ -93,7 +96,7 @@ pub(crate) struct Tail {
 impl Active {
     /// A prepared file becomes the end of the log. The magic is stored last, in the second copy first, so that a
     /// header whose first copy is there is whole.
-    pub fn begin(prepared: Prepared, first_id: u64) -> Active {
+    pub fn begin(prepared: Prepared, first_id: u64) -> io::Result<Active> {
         let Prepared { mut header, file, mut writer, present } = prepared;
         header.first_id = first_id;
         let copy = header.encode();
@@ -104,10 +107,11 @@ impl Active {
             writer.write(at as u64 + 8, rest);
             writer.store_word(at as u64, u64::from_le_bytes(magic));
         }
+        writer.finish()?;
         writer.publish(u64::from(FRAMES_START));
         let segment = Arc::new(Segment::active(&header, writer.mapping()));
         let (offset, index) = (FRAMES_START, MemoryIndex::default());
-        Active { segment, file, writer, offset, present, index }
+        Ok(Active { segment, file, writer, offset, present, index })
     }
 
     pub fn end(&self) -> Position {
@@ -124,11 +128,17 @@ impl Active {
     ///
     /// Ensures: the frames become whole one after the other, each by its first word, so that a kill leaves a run
     /// without its last frame, which does not count, and never a hole with frames behind it. Nothing is published or
-    /// indexed before the last of them is whole.
-    pub fn write_run(&mut self, run: &[Draft<'_>], mark: Option<Position>, first_id: u64) {
+    /// indexed before the last of them is whole. After an error nothing is known of the run, and nothing may follow it.
+    pub fn write_run(
+        &mut self,
+        run: &[Draft<'_>],
+        mark: Option<Position>,
+        first_id: u64,
+    ) -> io::Result<()> {
         let start = self.offset;
         let mut at = start;
         let mut id = first_id;
+        let mut first_words: SmallVec<[(u32, u64); 1]> = SmallVec::with_capacity(run.len());
         for (n, draft) in run.iter().enumerate() {
             let delta = (id - self.segment.first_id) as u32;
             let envelope = Envelope {
@@ -147,13 +157,18 @@ impl Active {
             if !draft.payload.is_empty() {
                 self.writer.write(body_at + draft.head.len() as u64, draft.payload);
             }
-            self.writer.store_word(u64::from(at), encoded.first_word());
+            first_words.push((at, encoded.first_word()));
             at += envelope.total_bytes() as u32;
             id += draft.lanes.len() as u64;
         }
+        for (at, word) in first_words {
+            self.writer.store_word(u64::from(at), word);
+        }
+        self.writer.finish()?;
         self.writer.publish(u64::from(at));
         self.offset = at;
         self.index_run(run, mark.is_some(), start, first_id);
+        Ok(())
     }
 
     fn index_run(&mut self, run: &[Draft<'_>], marked: bool, start: u32, first_id: u64) {

@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use fs2::FileExt as _;
 use memmap2::MmapOptions;
 
-use super::{Entry, File, LOCK, Lock, LockError, MapWriter, Mapping, Prepare, Storage};
+use super::{Entry, File, LOCK, Lock, LockError, MapWriter, Mapping, Prepare, Storage, Writing};
 
 /// How much zeroes are written at a time, see [`Prepare::Zero`].
-const ZEROES: [u8; 4096] = [0; 4096];
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// How many zeroes are written before they are synced.
 const ZEROED_UNSYNCED_MAX: u64 = 1 << 20;
@@ -287,7 +287,7 @@ impl File for RealFile {
         }
     }
 
-    fn map_write(&self) -> io::Result<MapWriter> {
+    fn map_write(&self, writing: Writing) -> io::Result<MapWriter> {
         let mut writer = self.free_of_writer()?;
         let sole = Arc::new(());
         *writer = Arc::downgrade(&sole);
@@ -295,7 +295,10 @@ impl File for RealFile {
             0 => Ok(MapWriter::empty(sole)),
             len => {
                 let map = MmapOptions::new().len(len).map_raw(&self.file)?;
-                Ok(MapWriter::of_file(map, sole))
+                // Elsewhere a mapping need not show what calls have written.
+                let calls = writing == Writing::Calls && cfg!(target_os = "linux");
+                let calls = if calls { Some(self.file.try_clone()?) } else { None };
+                Ok(MapWriter::of_file(map, calls, sole))
             }
         }
     }
@@ -318,7 +321,7 @@ fn read_exact_at(file: &fs::File, offset: u64, buf: &mut [u8]) -> io::Result<()>
 }
 
 #[cfg(unix)]
-fn write_all_at(file: &fs::File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_all_at(file: &fs::File, offset: u64, bytes: &[u8]) -> io::Result<()> {
     std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
 }
 
@@ -337,7 +340,7 @@ fn read_exact_at(file: &fs::File, mut offset: u64, mut buf: &mut [u8]) -> io::Re
 }
 
 #[cfg(windows)]
-fn write_all_at(file: &fs::File, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_all_at(file: &fs::File, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match std::os::windows::fs::FileExt::seek_write(file, bytes, offset)? {
             0 => return Err(ErrorKind::WriteZero.into()),

@@ -8,6 +8,8 @@
 //! millponds away; nothing keeps away an administrator's `truncate`.
 
 use std::fmt;
+use std::fs;
+use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -171,6 +173,10 @@ impl fmt::Debug for Mapping {
 /// The write side of a mapped file. There is one at a time, and it writes only at or above `published`.
 pub(crate) struct MapWriter {
     memory: Arc<Memory>,
+    /// Where writes go instead of the memory, if they are to be calls.
+    calls: Option<Calls>,
+    /// The first call that failed.
+    failed: Option<io::Error>,
     /// The file knows by it whether its writer still lives.
     _sole: Arc<()>,
     /// Where writes go instead, if the file is a simulated one, which must see each of them.
@@ -183,8 +189,10 @@ impl MapWriter {
         Self::new(Memory::empty(), sole)
     }
 
-    pub(super) fn of_file(map: MmapRaw, sole: Arc<()>) -> Self {
-        Self::new(Memory::of_file(map, true), sole)
+    /// Writes by calls to `file`, if there is one.
+    pub(super) fn of_file(map: MmapRaw, file: Option<fs::File>, sole: Arc<()>) -> Self {
+        let calls = file.map(|file| Calls { file, pending: Vec::new(), at: 0 });
+        Self { calls, ..Self::new(Memory::of_file(map, true), sole) }
     }
 
     #[cfg(any(test, feature = "testing"))]
@@ -201,6 +209,8 @@ impl MapWriter {
     fn new(memory: Memory, sole: Arc<()>) -> Self {
         Self {
             memory: Arc::new(memory),
+            calls: None,
+            failed: None,
             _sole: sole,
             #[cfg(any(test, feature = "testing"))]
             simulated: None,
@@ -235,7 +245,8 @@ impl MapWriter {
         unsafe { self.memory.slice(range) }
     }
 
-    /// Copies `bytes` to `at`. Nobody but this writer sees them before they are published.
+    /// Copies `bytes` to `at`. Nobody but this writer sees them before they are published. Whether that went well,
+    /// [`finish`](MapWriter::finish) says.
     ///
     /// # Panics
     /// If that would touch what is published, or go beyond the end.
@@ -244,7 +255,11 @@ impl MapWriter {
         self.check(at, bytes.len() as u64);
         #[cfg(any(test, feature = "testing"))]
         if let Some(handle) = &self.simulated {
-            return handle.write_mapped(at, bytes);
+            let written = handle.write_mapped(at, bytes);
+            return self.note(written);
+        }
+        if self.calls.is_some() {
+            return self.write_by_call(at, bytes);
         }
         // SAFETY: in bounds and not below `published`, just checked, so that no reader has a slice of it. `bytes` cannot
         // lie there: a slice of unpublished memory borrows this writer, which is borrowed exclusively here.
@@ -265,7 +280,13 @@ impl MapWriter {
         self.check(at, 8);
         #[cfg(any(test, feature = "testing"))]
         if let Some(handle) = &self.simulated {
-            return handle.store_mapped(at, word);
+            let stored = handle.write_mapped(at, &word.to_le_bytes());
+            return self.note(stored);
+        }
+        if let Some(calls) = &mut self.calls {
+            // It lies in one page, and a call is not given up within a page.
+            let stored = calls.flush().and_then(|()| calls.call(at, &word.to_le_bytes()));
+            return self.note(stored);
         }
         // SAFETY: in bounds and not below `published`, just checked, so that no reader has a slice of it. `start` is
         // aligned to 8 and so is `at`.
@@ -275,7 +296,47 @@ impl MapWriter {
         }
     }
 
+    #[cold]
+    fn write_by_call(&mut self, at: u64, bytes: &[u8]) {
+        let Some(calls) = &mut self.calls else { return };
+        let end = calls.at + calls.pending.len() as u64;
+        let outcome = if calls.pending.is_empty() || at < end || at > end + PENDING_GAP_MAX {
+            let flushed = calls.flush();
+            calls.at = at;
+            flushed
+        } else {
+            // SAFETY: in bounds, since what lies around it is. Nobody writes there while this writer is borrowed.
+            calls.pending.extend_from_slice(unsafe { self.memory.slice(end..at) });
+            Ok(())
+        };
+        calls.pending.extend_from_slice(bytes);
+        let outcome = match calls.pending.len() > PENDING_MAX {
+            true => outcome.and_then(|()| calls.flush()),
+            false => outcome,
+        };
+        self.note(outcome);
+    }
+
+    #[inline]
+    fn note(&mut self, outcome: io::Result<()>) {
+        if let Err(error) = outcome {
+            self.failed.get_or_insert(error);
+        }
+    }
+
+    /// Ends a series of writes: an error if not all of them have been done. Then nothing is known of any.
+    #[inline]
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
+        if let Some(calls) = &mut self.calls {
+            let flushed = calls.flush();
+            self.note(flushed);
+        }
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
     /// Lets readers see everything below `end`, for good. An `end` that is published already changes nothing.
+    ///
+    /// Call [`finish`](MapWriter::finish) before.
     ///
     /// # Panics
     /// If `end` lies beyond the end of the file.
@@ -291,6 +352,35 @@ impl MapWriter {
     fn check(&self, at: u64, len: u64) {
         assert!(at >= self.published(), "what is published does not change");
         assert!(at <= self.len() && len <= self.len() - at, "outside of the mapping");
+    }
+}
+
+/// So much is put together at most before it is written.
+const PENDING_MAX: usize = 128 << 10;
+
+/// What lies less than this apart is written by one call, together with what is between.
+const PENDING_GAP_MAX: u64 = 8;
+
+/// Writing by calls.
+struct Calls {
+    file: fs::File,
+    /// To be written at `at`.
+    pending: Vec<u8>,
+    at: u64,
+}
+
+impl Calls {
+    fn flush(&mut self) -> io::Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let written = self.call(self.at, &self.pending);
+        self.pending.clear();
+        written
+    }
+
+    fn call(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        super::disk::write_all_at(&self.file, at, bytes)
     }
 }
 

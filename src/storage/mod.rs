@@ -34,9 +34,19 @@ const LOCK: &str = "LOCK";
 pub(crate) enum Prepare {
     /// The blocks are allocated but not written: cheap now; the first sync of each block costs one flush more.
     Reserve,
-    /// Allocated, then filled with zeroes, 4 KiB at a time: larger writes leave large folios in the page cache, and
-    /// then a small mapped store makes all of a folio dirty.
+    /// Allocated, then filled with zeroes.
     Zero,
+}
+
+/// How a [`MapWriter`] writes. Readers see no difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writing {
+    /// By stores to the mapped memory: no call of the system, but a page fault for each page and sync.
+    Stores,
+    /// By write calls, of as much as lies together: cheaper where every few writes are synced. There a store would meet
+    /// a page fault each time, would make a whole folio dirty instead of a block, and make the sync look for who has
+    /// mapped it.
+    Calls,
 }
 
 /// What `list` found in the directory.
@@ -113,5 +123,5 @@ pub(crate) trait File: Send + Sync {
     fn map_read(&self) -> io::Result<Mapping>;
     /// Maps the whole file for writing, nothing of it published. While the writer lives, this, `write_at` and `set_len`
     /// of the same handle (on a simulated disk: of the same file) fail with `ResourceBusy`.
-    fn map_write(&self) -> io::Result<MapWriter>;
+    fn map_write(&self, writing: Writing) -> io::Result<MapWriter>;
 }

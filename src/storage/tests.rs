@@ -7,7 +7,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::disk::RealDirectory;
-use super::sim::Disk;
+use super::sim::{Disk, Fault, FaultKind};
 use super::*;
 
 /// Runs `test` on an empty directory of each kind.
@@ -98,7 +98,7 @@ fn a_handle_for_reading_does_not_write() {
         let file = storage.open_read("a").unwrap();
         assert!(file.write_at(0, b"x").is_err());
         assert!(file.set_len(0).is_err());
-        assert!(file.map_write().is_err());
+        assert!(file.map_write(Writing::Stores).is_err());
         assert_eq!(read(storage, "a"), [0; 8]);
     });
 }
@@ -170,16 +170,23 @@ fn a_second_lock_fails_with_the_holders_note() {
     });
 }
 
+fn in_all_ways(test: impl Fn(&dyn Storage, Writing)) {
+    for writing in [Writing::Stores, Writing::Calls] {
+        on_both(|storage| test(storage, writing));
+    }
+}
+
 #[test]
 fn readers_see_what_is_published_and_nothing_else() {
-    on_both(|storage| {
+    in_all_ways(|storage, writing| {
         let file = storage.create("a", 4096, Prepare::Reserve).unwrap();
-        let mut writer = file.map_write().unwrap();
+        let mut writer = file.map_write(writing).unwrap();
         let mapping = writer.mapping();
         writer.write(8, b"payload");
         writer.store_word(0, 0x0807_0605_0403_0201);
         assert_eq!(mapping.published(), 0);
         assert_eq!(mapping.get(0..1), None);
+        writer.finish().unwrap();
         assert_eq!(writer.bytes(0..15), b"\x01\x02\x03\x04\x05\x06\x07\x08payload");
 
         writer.publish(16);
@@ -204,9 +211,9 @@ fn readers_see_what_is_published_and_nothing_else() {
 
 #[test]
 fn a_writer_stays_within_what_is_unpublished_and_mapped() {
-    on_both(|storage| {
+    in_all_ways(|storage, writing| {
         let file = storage.create("a", 64, Prepare::Reserve).unwrap();
-        let mut writer = file.map_write().unwrap();
+        let mut writer = file.map_write(writing).unwrap();
         assert_eq!(writer.len(), 64);
         writer.publish(16);
         assert!(panics(|| writer.write(15, b"x")));
@@ -220,23 +227,74 @@ fn a_writer_stays_within_what_is_unpublished_and_mapped() {
         assert!(panics(|| drop(writer.mapping().bytes(16..17).to_vec())));
         writer.write(64, b"");
         writer.write(16, &[1; 48]);
+        writer.finish().unwrap();
         assert_eq!(writer.bytes(0..64)[15..17], [0, 1]);
     });
+}
+
+#[test]
+fn writes_here_and_there_leave_the_same_bytes_however_they_are_made() {
+    in_all_ways(|storage, writing| {
+        let file = storage.create("a", 1 << 20, Prepare::Reserve).unwrap();
+        file.write_at(0, &[9; 64]).unwrap();
+        let mut expected = vec![0; 1 << 20];
+        expected[..64].fill(9);
+        let mut writer = file.map_write(writing).unwrap();
+        // In a row, with gaps small and large, backwards, over what was just written, and larger than what is put together.
+        let large = vec![5; 300_000];
+        let writes: [(usize, &[u8]); 9] = [
+            (8, b"one"),
+            (11, b"two"),
+            (22, b"behind a gap"),
+            (40, b"behind another"),
+            (16, b"before"),
+            (17, b"over"),
+            (5000, &large),
+            (305_000, b"behind the large one"),
+            (1 << 19, b"far away"),
+        ];
+        for (at, bytes) in writes {
+            writer.write(at as u64, bytes);
+            expected[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        writer.store_word(24, 0x0807_0605_0403_0201);
+        expected[24..32].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8]);
+        writer.finish().unwrap();
+        assert!(writer.bytes(0..1 << 20) == expected);
+        writer.publish(1 << 20);
+        drop(writer);
+        assert!(read(storage, "a") == expected);
+    });
+}
+
+#[test]
+fn a_call_that_fails_is_told_at_the_end_of_the_series() {
+    let disk = Disk::new();
+    let file = disk.create("a", 4096, Prepare::Zero).unwrap();
+    let mut writer = file.map_write(Writing::Calls).unwrap();
+    writer.write(0, b"well");
+    writer.finish().unwrap();
+    disk.fail(Fault { kind: FaultKind::Write, after: 0, sticky: false });
+    writer.write(8, b"lost");
+    writer.store_word(16, 1);
+    assert!(writer.finish().is_err());
+    writer.write(24, b"well again");
+    writer.finish().unwrap();
 }
 
 #[test]
 fn a_file_has_one_writer_at_a_time() {
     on_both(|storage| {
         let file = storage.create("a", 64, Prepare::Reserve).unwrap();
-        let writer = file.map_write().unwrap();
+        let writer = file.map_write(Writing::Stores).unwrap();
         let mapping = writer.mapping();
-        assert_eq!(kind(file.map_write()), Some(ErrorKind::ResourceBusy));
+        assert_eq!(kind(file.map_write(Writing::Stores)), Some(ErrorKind::ResourceBusy));
         assert_eq!(kind(file.write_at(0, b"x")), Some(ErrorKind::ResourceBusy));
         assert_eq!(kind(file.set_len(0)), Some(ErrorKind::ResourceBusy));
         file.sync_data().unwrap();
         drop(writer);
         file.write_at(0, b"x").unwrap();
-        let mut writer = file.map_write().unwrap();
+        let mut writer = file.map_write(Writing::Stores).unwrap();
         writer.write(1, b"y");
         writer.publish(2);
         assert_eq!(writer.mapping().bytes(0..2), b"xy");
@@ -246,11 +304,11 @@ fn a_file_has_one_writer_at_a_time() {
 
 #[test]
 fn an_empty_file_gives_an_empty_mapping() {
-    on_both(|storage| {
+    in_all_ways(|storage, writing| {
         let file = storage.create("a", 0, Prepare::Reserve).unwrap();
         let mapping = file.map_read().unwrap();
         assert_eq!((mapping.published(), mapping.bytes(0..0)), (0, &b""[..]));
-        let mut writer = file.map_write().unwrap();
+        let mut writer = file.map_write(writing).unwrap();
         writer.write(0, b"");
         writer.publish(0);
         assert_eq!((writer.len(), writer.bytes(0..0)), (0, &b""[..]));
@@ -260,9 +318,9 @@ fn an_empty_file_gives_an_empty_mapping() {
 #[test]
 fn one_thread_writes_while_others_read() {
     const WORDS: u64 = 512;
-    on_both(|storage| {
+    in_all_ways(|storage, writing| {
         let file = storage.create("a", WORDS * 8, Prepare::Reserve).unwrap();
-        let mut writer = file.map_write().unwrap();
+        let mut writer = file.map_write(writing).unwrap();
         let mapping = writer.mapping();
         std::thread::scope(|scope| {
             for _ in 0..2 {
@@ -279,6 +337,7 @@ fn one_thread_writes_while_others_read() {
             }
             for index in 0..WORDS {
                 writer.store_word(index * 8, index + 1);
+                writer.finish().unwrap();
                 writer.publish(index * 8 + 8);
             }
         });

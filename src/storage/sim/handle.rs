@@ -4,7 +4,9 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::super::{Entry, File, LOCK, Lock, LockError, MapWriter, Mapping, Prepare, Storage};
+use super::super::{
+    Entry, File, LOCK, Lock, LockError, MapWriter, Mapping, Prepare, Storage, Writing,
+};
 use super::state::io_error;
 use super::{Disk, FaultKind};
 
@@ -13,7 +15,13 @@ impl Disk {
         let state = self.state();
         let inode = state.find(name)?;
         let _open = state.inode(inode).open();
-        Ok(Arc::new(Handle { disk: self.clone(), inode, writable, _open }))
+        Ok(Arc::new(Handle {
+            disk: self.clone(),
+            inode,
+            writable,
+            writing: Writing::Stores,
+            _open,
+        }))
     }
 }
 
@@ -55,7 +63,13 @@ impl Storage for Disk {
             let inode = state.create(name, len)?;
             Ok((inode, state.inode(inode).open()))
         })?;
-        Ok(Arc::new(Handle { disk: self.clone(), inode, writable: true, _open }))
+        Ok(Arc::new(Handle {
+            disk: self.clone(),
+            inode,
+            writable: true,
+            writing: Writing::Stores,
+            _open,
+        }))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
@@ -132,23 +146,23 @@ pub(crate) struct Handle {
     disk: Disk,
     inode: u64,
     writable: bool,
+    /// How its writer writes, if it belongs to one.
+    writing: Writing,
     /// The file is open.
     _open: Arc<()>,
 }
 
 impl Handle {
-    /// A write through the mapping. The caller is its one writer.
-    pub(crate) fn write_mapped(&self, at: u64, bytes: &[u8]) {
-        let written = self.disk.operate(|state| {
+    /// A write of the mapping's one writer, which is the caller. Readers see it only once it is published, so that a
+    /// word need not be atomic here.
+    pub(crate) fn write_mapped(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.disk.operate(|state| {
+            if self.writing == Writing::Calls {
+                state.fail(FaultKind::Write)?;
+            }
             state.inode_mut(self.inode).write_mapped(at, bytes);
             Ok(())
-        });
-        debug_assert!(written.is_ok(), "memory cannot fail");
-    }
-
-    /// A store through the mapping. Readers see it only once it is published, so that it need not be atomic here.
-    pub(crate) fn store_mapped(&self, at: u64, word: u64) {
-        self.write_mapped(at, &word.to_le_bytes());
+        })
     }
 
     fn check_writable(&self) -> io::Result<()> {
@@ -207,10 +221,10 @@ impl File for Handle {
         Ok(state.inode_mut(self.inode).map_read())
     }
 
-    fn map_write(&self) -> io::Result<MapWriter> {
+    fn map_write(&self, writing: Writing) -> io::Result<MapWriter> {
         self.check_writable()?;
         let mut state = self.disk.state();
         state.fail(FaultKind::Map)?;
-        state.inode_mut(self.inode).map_write(self.clone())
+        state.inode_mut(self.inode).map_write(Handle { writing, ..self.clone() })
     }
 }

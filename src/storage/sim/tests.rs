@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
-use super::super::{File, LockError, Prepare, Storage};
+use super::super::{File, LockError, Prepare, Storage, Writing};
 use super::*;
 
 /// As many as find every state of a handful of sectors.
@@ -161,7 +161,7 @@ fn a_file_needs_its_directory_to_survive() {
 #[test]
 fn mapped_writes_are_covered_by_sync_data() {
     let (disk, file) = disk_with("a", 1024);
-    let mut writer = file.map_write().unwrap();
+    let mut writer = file.map_write(Writing::Stores).unwrap();
     writer.write(512, b"mapped");
     writer.store_word(0, u64::from_le_bytes(*b"the word"));
     assert_eq!(disk.power_cut(0).read_file("a").unwrap(), [0; 1024]);
@@ -241,12 +241,12 @@ fn a_kill_keeps_the_page_cache_and_what_is_unsynced() {
 fn forks_are_independent() {
     let (disk, file) = disk_with("a", 1024);
     file.write_at(0, b"before").unwrap();
-    let mut writer = file.map_write().unwrap();
+    let mut writer = file.map_write(Writing::Stores).unwrap();
     let forks = [disk.kill(), disk.power_cut(1)];
     writer.write(0, b"behind");
     for fork in &forks {
         assert_eq!(&fork.read_file("a").unwrap()[..6], b"before");
-        fork.open("a").unwrap().map_write().unwrap().write(0, b"forked");
+        fork.open("a").unwrap().map_write(Writing::Stores).unwrap().write(0, b"forked");
         assert_eq!(&fork.read_file("a").unwrap()[..6], b"forked");
     }
     assert_eq!(writer.bytes(0..6), b"behind");
@@ -283,7 +283,7 @@ fn every_operation_is_counted_and_told() {
     file.write_at(0, b"x").unwrap();
     file.set_len(32).unwrap();
     file.sync_data().unwrap();
-    let mut writer = file.map_write().unwrap();
+    let mut writer = file.map_write(Writing::Stores).unwrap();
     writer.write(8, b"x");
     writer.store_word(0, 1);
     writer.publish(16);
@@ -368,7 +368,7 @@ fn faults_hit_their_kind_when_they_are_due() {
 
     fail(&disk, FaultKind::Map);
     assert_eq!(kind(file.map_read()), Some(ErrorKind::OutOfMemory));
-    assert!(file.map_write().is_ok());
+    assert!(file.map_write(Writing::Stores).is_ok());
 }
 
 #[test]
@@ -410,7 +410,7 @@ fn raw_files_are_durable_at_once() {
 #[test]
 fn changing_what_a_live_mapping_has_published_is_noticed() {
     let (_disk, file) = disk_with("a", 1024);
-    let mut writer = file.map_write().unwrap();
+    let mut writer = file.map_write(Writing::Stores).unwrap();
     writer.write(0, b"payload");
     writer.publish(8);
     let mapping = writer.mapping();
@@ -418,7 +418,7 @@ fn changing_what_a_live_mapping_has_published_is_noticed() {
     let noticed = |work: &mut dyn FnMut()| catch_unwind(AssertUnwindSafe(work)).is_err();
     assert!(noticed(&mut || file.write_at(0, b"x").unwrap()));
     assert!(noticed(&mut || file.set_len(7).unwrap()));
-    assert!(noticed(&mut || file.map_write().unwrap().write(0, b"x")));
+    assert!(noticed(&mut || file.map_write(Writing::Stores).unwrap().write(0, b"x")));
     file.write_at(8, b"x").unwrap();
     file.set_len(8).unwrap();
     assert_eq!(mapping.bytes(0..7), b"payload");
