@@ -138,7 +138,7 @@ impl Active {
         let start = self.offset;
         let mut at = start;
         let mut id = first_id;
-        let mut first_words: SmallVec<[(u32, u64); 1]> = SmallVec::with_capacity(run.len());
+        let mut first_words: SmallVec<[(u64, u64); 1]> = SmallVec::with_capacity(run.len());
         for (n, draft) in run.iter().enumerate() {
             let delta = (id - self.segment.first_id) as u32;
             let envelope = Envelope {
@@ -157,13 +157,11 @@ impl Active {
             if !draft.payload.is_empty() {
                 self.writer.write(body_at + draft.head.len() as u64, draft.payload);
             }
-            first_words.push((at, encoded.first_word()));
+            first_words.push((at.into(), encoded.first_word()));
             at += envelope.total_bytes() as u32;
             id += draft.lanes.len() as u64;
         }
-        for (at, word) in first_words {
-            self.writer.store_word(u64::from(at), word);
-        }
+        self.writer.store_words(&first_words);
         self.writer.finish()?;
         self.writer.publish(u64::from(at));
         self.offset = at;
@@ -245,16 +243,17 @@ impl Tail {
     /// Whether it is time to make more pages present.
     #[inline]
     pub fn wants_pages(&self) -> bool {
+        let ahead = self.prefault_bytes();
         self.active.as_ref().is_some_and(|active| {
-            let enough = u64::from(active.offset) + self.prefault_bytes() / 2;
-            active.present < enough.min(active.writer.len())
+            let enough = u64::from(active.offset) + ahead / 2;
+            ahead > 0 && active.present < enough.min(active.writer.len())
         })
     }
 
     /// The next pages to make present. They count as present from now on.
     pub(super) fn take_pages(&mut self) -> Option<(Mapping, Range<u64>)> {
         let ahead = self.prefault_bytes();
-        let active = self.active.as_mut()?;
+        let active = self.active.as_mut().filter(|_| ahead > 0)?;
         let start = active.present.max(active.offset.into());
         let whole = if ahead < PREFAULT_STEP { PAGE_BYTES } else { PREFAULT_STEP };
         let wanted = (u64::from(active.offset) + ahead).next_multiple_of(whole);

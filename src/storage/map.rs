@@ -283,10 +283,8 @@ impl MapWriter {
             let stored = handle.write_mapped(at, &word.to_le_bytes());
             return self.note(stored);
         }
-        if let Some(calls) = &mut self.calls {
-            // It lies in one page, and a call is not given up within a page.
-            let stored = calls.flush().and_then(|()| calls.call(at, &word.to_le_bytes()));
-            return self.note(stored);
+        if self.calls.is_some() {
+            return self.store_by_calls(&[(at, word)]);
         }
         // SAFETY: in bounds and not below `published`, just checked, so that no reader has a slice of it. `start` is
         // aligned to 8 and so is `at`.
@@ -294,6 +292,43 @@ impl MapWriter {
             let to = self.memory.start.as_ptr().add(at as usize).cast::<u64>();
             AtomicU64::from_ptr(to).store(word.to_le(), Ordering::Release);
         }
+    }
+
+    /// Stores words at places that ascend: as [`store_word`](MapWriter::store_word), one after the other.
+    #[inline]
+    pub(crate) fn store_words(&mut self, words: &[(u64, u64)]) {
+        if self.calls.is_some() {
+            return self.store_by_calls(words);
+        }
+        words.iter().for_each(|&(at, word)| self.store_word(at, word));
+    }
+
+    /// Each piece of the file that has several of the words is written again by one call, with them in it. A call copies
+    /// from the front, and a kill ends it between two pages at most: so a word is there only if those before it are.
+    #[cold]
+    fn store_by_calls(&mut self, words: &[(u64, u64)]) {
+        for &(at, _) in words {
+            assert!(at.is_multiple_of(8), "a word must be aligned");
+            self.check(at, 8);
+        }
+        let Some(calls) = &mut self.calls else { return };
+        let mut outcome = calls.flush();
+        let mut left = words;
+        while let (Some(&(start, _)), true) = (left.first(), outcome.is_ok()) {
+            let near = left.partition_point(|(at, _)| *at < start + PENDING_MAX as u64);
+            let (piece, rest) = left.split_at(near);
+            left = rest;
+            let end = piece[near - 1].0 + 8;
+            // SAFETY: in bounds, as the first and the last word are. Nobody writes there while this writer is borrowed.
+            calls.pending.extend_from_slice(unsafe { self.memory.slice(start..end) });
+            calls.at = start;
+            for (at, word) in piece {
+                let at = (at - start) as usize;
+                calls.pending[at..at + 8].copy_from_slice(&word.to_le_bytes());
+            }
+            outcome = calls.flush();
+        }
+        self.note(outcome);
     }
 
     #[cold]

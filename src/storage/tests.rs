@@ -222,6 +222,7 @@ fn a_writer_stays_within_what_is_unpublished_and_mapped() {
         assert!(panics(|| writer.write(60, b"12345")));
         assert!(panics(|| writer.write(u64::MAX, b"12345")));
         assert!(panics(|| writer.store_word(64, 1)));
+        assert!(panics(|| writer.store_words(&[(24, 1), (8, 1)])));
         assert!(panics(|| writer.publish(65)));
         assert!(panics(|| drop(writer.bytes(60..65).to_vec())));
         assert!(panics(|| drop(writer.mapping().bytes(16..17).to_vec())));
@@ -259,6 +260,11 @@ fn writes_here_and_there_leave_the_same_bytes_however_they_are_made() {
         }
         writer.store_word(24, 0x0807_0605_0403_0201);
         expected[24..32].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8]);
+        let words: Vec<(u64, u64)> = (0..100).map(|n| (4000 + n * n * 64, n)).collect();
+        writer.store_words(&words);
+        for (at, word) in words {
+            expected[at as usize..at as usize + 8].copy_from_slice(&word.to_le_bytes());
+        }
         writer.finish().unwrap();
         assert!(writer.bytes(0..1 << 20) == expected);
         writer.publish(1 << 20);
