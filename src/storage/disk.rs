@@ -16,8 +16,9 @@ use memmap2::MmapOptions;
 
 use super::{Entry, File, LOCK, Lock, LockError, MapWriter, Mapping, Prepare, Storage, Writing};
 
-/// How much zeroes are written at a time, see [`Prepare::Zero`].
-static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+/// How many zeroes are written at a time: a larger write would leave a large folio in the page cache, all of which the
+/// kernel counts as dirty, against whatever limits there are, when a byte of it is written.
+const ZEROES: [u8; 4096] = [0; 4096];
 
 /// How many zeroes are written before they are synced.
 const ZEROED_UNSYNCED_MAX: u64 = 1 << 20;
