@@ -209,7 +209,7 @@ impl Entry {
         self.attempt
     }
 
-    /// When it was inserted.
+    /// When it was inserted, by the wall clock; on Linux up to 10 ms earlier.
     pub fn inserted_at(&self) -> SystemTime {
         wall_time(self.content.time_ms)
     }
