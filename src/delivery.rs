@@ -68,7 +68,7 @@ impl Delivery {
         self.attempt
     }
 
-    /// When it was inserted, by the wall clock of that moment; to the millisecond.
+    /// When it was inserted, by the wall clock of that moment; to the millisecond, on Linux up to 10 ms earlier.
     pub fn inserted_at(&self) -> SystemTime {
         wall_time(self.content.time_ms)
     }
@@ -209,7 +209,7 @@ impl Entry {
         self.attempt
     }
 
-    /// When it was inserted, by the wall clock; on Linux up to 10 ms earlier.
+    /// When it was inserted.
     pub fn inserted_at(&self) -> SystemTime {
         wall_time(self.content.time_ms)
     }
