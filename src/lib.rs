@@ -28,6 +28,7 @@
 struct ReadmeDoctests;
 
 mod clock;
+mod compaction;
 mod cursor;
 mod delivery;
 mod dispatch;
@@ -47,7 +48,7 @@ mod store;
 pub mod testing;
 
 pub use delivery::{Delivery, Entry, Payload};
-pub use engine::{Closed, Fate, QueueStats, StoreStats};
+pub use engine::{Closed, Fate, Oldest, QueueStats, SegmentStats, StoreStats};
 pub use error::{Error, ErrorKind, Result};
 pub use message::{Message, MessageId};
 pub use options::{Backoff, Durability, OnDrop, QueueOptions};

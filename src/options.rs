@@ -205,6 +205,7 @@ pub(crate) struct Settings {
     pub delete_durability: Durability,
     pub segment_bytes: u64,
     pub max_message_bytes: u64,
+    pub garbage_percent: u32,
     pub strict: bool,
     /// Whether a thread of its own does the maintenance; tests do it themselves.
     pub background: bool,
@@ -217,6 +218,7 @@ impl Default for Settings {
             delete_durability: Durability::Interval(Duration::from_secs(1)),
             segment_bytes: 64 << 20,
             max_message_bytes: 64 << 20,
+            garbage_percent: 100,
             strict: false,
             background: true,
         }
@@ -238,6 +240,9 @@ impl Settings {
         }
         if !(1..=MESSAGE_BYTES_MAX).contains(&self.max_message_bytes) {
             return Err(Error::invalid("max_message_bytes must be from 1 to 1 GiB"));
+        }
+        if !(10..=1000).contains(&self.garbage_percent) {
+            return Err(Error::invalid("garbage_percent must be from 10 to 1000"));
         }
         self.durability.check()?;
         self.delete_durability.check()

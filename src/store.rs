@@ -198,6 +198,15 @@ impl StoreOptions {
         self
     }
 
+    /// How much garbage the log may hold (deleted messages, and records of what became of messages), in percent of the
+    /// messages that are not deleted: from 10 to 1000. Beyond that, and half a segment more, segments in which little is
+    /// left are rewritten in the background. Less costs more writing. Default: 100, so that the log takes at most twice
+    /// what is in it.
+    pub fn garbage_percent(mut self, percent: u32) -> StoreOptions {
+        self.settings.garbage_percent = percent;
+        self
+    }
+
     /// Whether damage to what was proven durable makes the open fail, with nothing changed on disk. Default: false; the
     /// damaged bytes are skipped, kept in `quarantine/` and reported by [`Store::recovery`].
     pub fn strict(mut self, strict: bool) -> StoreOptions {

@@ -105,6 +105,8 @@ fn store_options_out_of_range_are_refused() {
         Store::options().segment_bytes((1 << 30) + 4096),
         Store::options().max_message_bytes(0),
         Store::options().max_message_bytes((1 << 30) + 1),
+        Store::options().garbage_percent(9),
+        Store::options().garbage_percent(1001),
         Store::options().durability(Durability::Interval(Duration::ZERO)),
         Store::options().delete_durability(Durability::Interval(Duration::from_secs(3601))),
     ];

@@ -3,7 +3,7 @@
 //! ```text
 //! api          lib store queue delivery testing
 //! engine
-//! cursor  log  dispatch      none of these three knows another
+//! cursor  log  dispatch  compaction      none of these knows another
 //! format
 //! storage
 //! ```
@@ -21,7 +21,7 @@ const API: &str = "api";
 const LAYERS: [(&str, &[&str]); 5] = [
     (API, &["lib", "store", "queue", "delivery", "testing"]),
     ("engine", &["engine"]),
-    ("log", &["cursor", "log", "dispatch"]),
+    ("log", &["cursor", "log", "dispatch", "compaction"]),
     ("format", &["format"]),
     ("storage", &["storage"]),
 ];

@@ -23,6 +23,16 @@ enum Page {
     },
 }
 
+impl Page {
+    fn word(&self, at: usize) -> u64 {
+        match self {
+            Page::Empty => 0,
+            Page::Full => u64::MAX,
+            Page::Some { words, .. } => words[at],
+        }
+    }
+}
+
 impl AckSet {
     /// How many are deleted.
     pub fn count(&self) -> u64 {
@@ -38,6 +48,25 @@ impl AckSet {
                 words[(bit / 64) as usize] >> (bit % 64) & 1 == 1
             }
         }
+    }
+
+    /// Those that are here and were not in `before`, an earlier state of this set.
+    pub fn since(&self, before: &AckSet) -> Vec<u32> {
+        let mut new = Vec::new();
+        for (at, page) in self.pages.iter().enumerate() {
+            let old = before.pages.get(at).unwrap_or(&Page::Empty);
+            if matches!((old, page), (_, Page::Empty) | (Page::Full, _)) {
+                continue;
+            }
+            for word in 0..PAGE_WORDS {
+                let mut bits = page.word(word) & !old.word(word);
+                while bits != 0 {
+                    new.push(at as u32 * PAGE_IDS + word as u32 * 64 + bits.trailing_zeros());
+                    bits &= bits - 1;
+                }
+            }
+        }
+        new
     }
 
     /// Whether it was not there before.
@@ -121,6 +150,18 @@ mod tests {
                 prop_assert_eq!(back.contains(id), ids.contains(&id));
             }
         }
+    }
+
+    #[test]
+    fn what_has_come_since_is_what_one_set_has_and_the_other_has_not() {
+        let mut set = AckSet::default();
+        (0..PAGE_IDS + 100).filter(|id| id % 3 != 0).for_each(|id| assert!(set.insert(id)));
+        let before = set.clone();
+        assert_eq!(set.since(&before), []);
+        let new: Vec<u32> = (0..PAGE_IDS).filter(|id| id % 3 == 0).chain([3 * PAGE_IDS]).collect();
+        new.iter().for_each(|&id| assert!(set.insert(id)));
+        assert_eq!(set.since(&before), new);
+        assert_eq!(AckSet::default().since(&before), []);
     }
 
     #[test]

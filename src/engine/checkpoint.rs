@@ -24,7 +24,6 @@ use crate::format::cursor::sections::{
 };
 use crate::format::cursor::{CursorEncoder, CursorHeader};
 use crate::log::{index_name, parse_segment_name, segment_name};
-use crate::options::QueueOptions;
 use crate::report::Damage;
 
 /// Ids that a cursor reserves ahead of those given out.
@@ -95,7 +94,7 @@ impl Engine {
             }
         }
         // One more lets go of what the last one has left out.
-        state.segments.iter().any(|s| s.dropped_in.is_some())
+        state.segments.iter().any(|s| s.dropped_in.is_some()) || !state.retired.is_empty()
     }
 
     /// Writes the checkpoint that an append waits for, unless somebody has meanwhile.
@@ -130,6 +129,7 @@ impl Engine {
         maintenance.cursor_bytes = bytes.len() as u64;
         maintenance.retry_at = 0;
         let CursorHeader { position, id_ceiling, .. } = moment.header;
+        maintenance.position = position;
         self.log.tail().checkpointed(position.segment(), id_ceiling);
         self.remove_dropped(generation);
         Ok(())
@@ -141,6 +141,9 @@ impl Engine {
                 let mut state = self.lock_state();
                 for s in state.segments.iter_mut().filter(|s| s.dropped_in == Some(generation)) {
                     s.dropped_in = None;
+                }
+                for r in state.retired.iter_mut().filter(|r| r.dropped_in == Some(generation)) {
+                    r.dropped_in = None;
                 }
                 Error::io("cannot write the cursor", error)
             }
@@ -155,20 +158,32 @@ impl Engine {
     /// Declares again, at the end of the log, the queues whose declaration lies in a dead segment: a walk of the whole
     /// log must still find it if all cursors are lost.
     fn carry_declarations(&self) -> Result<()> {
+        // A checkpoint without the declaration keeps the segment.
+        self.declare_again(|state, number| {
+            super::lane::find(&state.segments, number).is_some_and(|at| {
+                let s = &state.segments[at];
+                s.segment.is_sealed() && s.live() == 0
+            })
+        })?;
+        Ok(())
+    }
+
+    /// Declares again the queues that were declared in a segment whose number `goes` picks. Whether all could be: there
+    /// may be no room, and the caller holds the maintenance lock.
+    pub(super) fn declare_again(&self, goes: impl Fn(&State, u32) -> bool) -> Result<bool> {
         loop {
             let mut state = self.lock_state();
             state.absorb(&mut self.log.tail());
-            let Some((id, options)) = declared_in_dead_segment(&state) else { return Ok(()) };
-            let name = state.queues.get(&id).map(|entry| entry.shared.name.clone());
-            let Some(name) = name else { return Ok(()) };
-            match self.append_declare(id, &name, &options)? {
+            let found = state.queues.values().find(|q| goes(&state, q.declared_at.segment()));
+            let Some(found) = found else { return Ok(true) };
+            let (shared, options) = (found.shared.clone(), found.options.clone());
+            match self.append_declare(shared.id, &shared.name, &options)? {
                 Ok(end) => {
-                    if let Some(entry) = state.queues.get_mut(&id) {
+                    if let Some(entry) = state.queues.get_mut(&shared.id) {
                         entry.declared_at = end;
                     }
                 }
-                // The caller holds the maintenance lock; a checkpoint without the declaration keeps the segment.
-                Err(_) => return Ok(()),
+                Err(_) => return Ok(false),
             }
         }
     }
@@ -201,17 +216,25 @@ impl Engine {
                 s.dropped_in = Some(generation);
             }
         }
+        for retired in state.retired.iter_mut() {
+            retired.dropped_in.get_or_insert(generation);
+        }
         let named = state.segments.iter().filter(|s| s.dropped_in.is_none());
         let segments = named
             .map(|s| {
                 let active = s.segment.number == position.segment();
                 SegmentSection {
+                    file: s.segment.file,
                     number: s.segment.number,
                     salt: s.segment.salt,
                     first_id: s.segment.first_id,
                     end: if active { position.offset() } else { s.segment.end() },
                     active,
                     messages: if active { tail.active_messages() } else { s.messages },
+                    live_bytes: match active {
+                        true => tail.active_message_bytes(),
+                        false => *s.live_bytes().end(),
+                    },
                 }
             })
             .collect();
@@ -299,11 +322,14 @@ impl Engine {
             let is_dropped = |s: &super::state::SegmentState| {
                 s.dropped_in.is_some_and(|dropped_in| dropped_in < generation)
             };
-            let numbers: Vec<u32> =
-                state.segments.iter().filter(|s| is_dropped(s)).map(|s| s.segment.number).collect();
+            let mut files: Vec<u32> =
+                state.segments.iter().filter(|s| is_dropped(s)).map(|s| s.segment.file).collect();
             state.segments.retain(|s| !is_dropped(s));
-            state.untrimmed.retain(|sealed| !numbers.contains(&sealed.segment.number));
-            numbers
+            state.untrimmed.retain(|sealed| !files.contains(&sealed.segment.file));
+            let gone = |r: &super::state::Retired| r.dropped_in.is_some_and(|g| g < generation);
+            files.extend(state.retired.iter().filter(|r| gone(r)).map(|r| r.file));
+            state.retired.retain(|r| !gone(r));
+            files
         };
         for number in dropped {
             // What cannot be removed now is removed by the next open.
@@ -311,17 +337,6 @@ impl Engine {
             let _ = self.storage.remove(&index_name(number));
         }
     }
-}
-
-fn declared_in_dead_segment(state: &State) -> Option<(u32, QueueOptions)> {
-    let dead = |number: u32| {
-        super::lane::find(&state.segments, number).is_some_and(|at| {
-            let s = &state.segments[at];
-            s.segment.is_sealed() && s.live() == 0
-        })
-    };
-    let found = state.queues.iter().find(|(_, entry)| dead(entry.declared_at.segment()))?;
-    Some((*found.0, found.1.options.clone()))
 }
 
 fn stored_entry(id: u64, entry: &Entry) -> sections::Entry {

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::compact::COPY_NAME;
 use super::{Engine, open, poisoned};
 use crate::clock::real_now;
 use crate::dispatch::{Entry, Place};
@@ -40,6 +41,9 @@ impl Engine {
         // Held to the end: nobody makes files in the directory once its lock is given up.
         let mut maintenance = self.maintenance.lock();
         let _supply = self.supply.lock();
+        if maintenance.rewrite.take().is_some() {
+            let _ = self.storage.remove(COPY_NAME);
+        }
         let outcome = released.and_then(|released| {
             self.seal_for_rest()?;
             self.checkpoint(&mut maintenance, true)?;

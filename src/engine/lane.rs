@@ -5,6 +5,7 @@
 //! offsets, and is thrown away when the reader is set back.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::state::SegmentState;
@@ -56,6 +57,15 @@ impl LaneReader {
     /// Goes back to `id`: it and what comes after it is read again.
     pub fn rewind(&mut self, id: u64) {
         *self = LaneReader::new(self.lane, id.min(self.next_id));
+    }
+
+    /// Segments `numbers` are not there any more as they were. What was read ahead from them is read again.
+    pub fn forget(&mut self, numbers: RangeInclusive<u32>) {
+        let reads = self.place.is_some_and(|(number, _)| numbers.contains(&number));
+        let has = self.ahead_in.as_ref().is_some_and(|s| numbers.contains(&s.number));
+        if reads || has {
+            *self = LaneReader::new(self.lane, self.next_id);
+        }
     }
 
     /// The message at the head was taken.

@@ -1,13 +1,15 @@
 //! The work that keeps the log short and gives room back, one step at a time.
 //!
 //! A thread repeats [`Engine::maintain`] until there is nothing to do; a caller who cannot wait for it does what it
-//! needs itself, under the same lock. Rewriting sparse segments belongs here too, as the last step.
+//! needs itself, under the same lock.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::Engine;
+use super::compact::Rewrite;
 use crate::error::Result;
+use crate::format::position::Position;
 use crate::log::{LaneIndex, Segment, index_name};
 use crate::storage::Prepare;
 
@@ -23,6 +25,12 @@ pub(super) struct Maintenance {
     pub cursor_bytes: u64,
     /// The newest cursor was not written for want of space; wait for more log before trying again.
     pub retry_at: u64,
+    /// What the newest cursor is true of.
+    pub position: Position,
+    /// The compaction that has begun.
+    pub rewrite: Option<Rewrite>,
+    /// No compaction before the log has grown to this.
+    pub compact_at: u64,
 }
 
 impl Engine {
@@ -34,6 +42,9 @@ impl Engine {
             return Ok(true);
         }
         if self.write_index()? || self.checkpoint_if_due(&mut maintenance)? {
+            return Ok(true);
+        }
+        if self.compact(&mut maintenance)? {
             return Ok(true);
         }
         self.log.remove_unused();
@@ -90,7 +101,7 @@ impl Engine {
         };
         let Some((segment, index)) = found else { return Ok(false) };
         let LaneIndex::Memory(memory) = &*index else { return Ok(false) };
-        let content = memory.encode(segment.number, segment.salt, segment.end());
+        let content = memory.encode(segment.file, segment.salt, segment.end());
         match self.write_index_file(&segment, &content) {
             Ok(Some(index)) => {
                 segment.set_index(index);
@@ -106,11 +117,11 @@ impl Engine {
         segment: &Arc<Segment>,
         content: &[u8],
     ) -> std::io::Result<Option<LaneIndex>> {
-        let name = index_name(segment.number);
+        let name = index_name(segment.file);
         let _ = self.storage.remove(&name);
         let file = self.storage.create(&name, content.len() as u64, Prepare::Reserve)?;
         file.write_at(0, content)?;
-        let (number, salt, end) = (segment.number, segment.salt, segment.end());
+        let (number, salt, end) = (segment.file, segment.salt, segment.end());
         Ok(LaneIndex::from_file(file.map_read()?, number, salt, end))
     }
 }

@@ -8,6 +8,7 @@ mod background;
 mod catalog;
 mod checkpoint;
 mod close;
+mod compact;
 mod dead_letter;
 mod insert;
 mod lane;
@@ -48,7 +49,7 @@ pub(crate) use read::Content;
 pub use settle::Fate;
 pub(crate) use settle::HeldBy;
 pub(crate) use state::QueueShared;
-pub use stats::{QueueStats, StoreStats};
+pub use stats::{Oldest, QueueStats, SegmentStats, StoreStats};
 pub(crate) use take::{Few, Peeked, Taken};
 
 pub(crate) struct Engine {

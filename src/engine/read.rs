@@ -155,10 +155,10 @@ pub(super) fn load_index(
 ) -> io::Result<(LaneIndex, Vec<Damage>)> {
     let end = segment.end();
     let from_file = storage
-        .open_read(&index_name(segment.number))
+        .open_read(&index_name(segment.file))
         .and_then(|file| file.map_read())
         .ok()
-        .and_then(|file| LaneIndex::from_file(file, segment.number, segment.salt, end));
+        .and_then(|file| LaneIndex::from_file(file, segment.file, segment.salt, end));
     if let Some(index) = from_file {
         return Ok((index, Vec::new()));
     }

@@ -78,11 +78,13 @@ impl Opening {
         let surveyed: Vec<Surveyed<'_>> = files
             .iter()
             .map(|file| Surveyed {
-                number: file.header.number,
+                first: file.header.replaces_first,
+                number: file.header.place(),
                 survey: &file.survey,
                 short: !clean && file.len < file.header.capacity.into(),
                 next_lost: file.survey.next.is_some_and(|next| {
                     !headers.contains_key(&next)
+                        && !files.iter().any(|file| file.header.covers(next))
                         && match self.named(next) {
                             Named::Unused { .. } => false,
                             // A power cut may keep frames and lose the header before them; a kill does not.
@@ -93,7 +95,7 @@ impl Opening {
             })
             .collect();
         let verdict = verdict(&surveyed, start, self.same_boot);
-        let is_start = |file: &TailFile| file.header.number == start.segment();
+        let is_start = |file: &TailFile| file.header.place() == start.segment();
         if start.segment() != 0 && !files.iter().any(is_start) {
             let behind = files.first().map(|file| file.header.first_id);
             let ceiling = cursor.filter(|_| !clean).map_or(0, |(header, _)| header.id_ceiling);
@@ -138,11 +140,10 @@ impl Opening {
         let mut damage = Vec::new();
         let mut missing = Vec::new();
         for (n, s) in state.segments.iter().enumerate() {
-            let number = s.segment.number;
-            if number == active {
+            if s.segment.number == active {
                 continue;
             }
-            let name = segment_name(number);
+            let (number, name) = (s.segment.file, s.segment.name());
             let len = self.files.iter().find(|(found, _)| *found == name).map(|(_, len)| *len);
             let first = s.segment.first_id;
             let behind = state.segments.get(n + 1).map_or(first, |next| next.segment.first_id);
@@ -153,7 +154,7 @@ impl Opening {
                 Some(_) => continue,
             };
             if len.is_none() {
-                missing.push(number);
+                missing.push(s.segment.number);
             } else if known.contains(&(number, offset as u32)) {
                 continue;
             }
@@ -192,8 +193,10 @@ impl Opening {
         let mut files = Vec::new();
         // What the cursor says of the active segment stands in for a damaged header.
         let active = state.segments.iter().find(|s| s.segment.number == start.segment());
-        let mut tail: Vec<Header> =
-            headers.range(start.segment()..).map(|(_, (header, _))| header.clone()).collect();
+        let mut tail = match start.segment() {
+            0 => self.whole_log(headers)?,
+            number => plain(headers).filter(|header| header.number >= number).cloned().collect(),
+        };
         if let Some(active) = active.map(|s| &s.segment)
             && tail.first().is_none_or(|header| header.number != active.number)
             && self.files.iter().any(|(name, _)| *name == active.name())
@@ -206,7 +209,7 @@ impl Opening {
             let data = open().map_err(|error| {
                 Error::io("cannot read a segment", error).file(self.storage.path(&name))
             })?;
-            let is_start = header.number == start.segment();
+            let is_start = header.place() == start.segment();
             let from = if is_start { start.offset() } else { FRAMES_START };
             let seed = crate::format::checksum::Seed::new(header.salt);
             let mut limit = data.published();
@@ -230,6 +233,41 @@ impl Opening {
         Ok(files)
     }
 
+    /// The segments of the whole log in its order, where no cursor says which they are: a rewritten one stands for those
+    /// whose place it takes, unless it is not whole and they are still there.
+    fn whole_log(
+        &self,
+        headers: &std::collections::BTreeMap<u32, (Header, u64)>,
+    ) -> Result<Vec<Header>> {
+        let all = || headers.values().map(|(header, _)| header);
+        let mut chosen: Vec<Header> = Vec::new();
+        // The newest first: it may take the place of one that was rewritten before.
+        for header in all().rev().filter(|header| header.is_rewritten()) {
+            let stands = chosen.iter().any(|newer| newer.covers(header.place()));
+            let instead = all().any(|h| h.place() == header.place() && h.number != header.number);
+            if !stands && (!instead || self.is_whole(header)?) {
+                chosen.push(header.clone());
+            }
+        }
+        let left = plain(headers).filter(|h| !chosen.iter().any(|newer| newer.covers(h.number)));
+        let mut log: Vec<Header> = left.cloned().collect();
+        log.append(&mut chosen);
+        log.sort_unstable_by_key(Header::place);
+        Ok(log)
+    }
+
+    /// Whether a rewritten segment is finished: its last frame names the next one, and all before it verify.
+    fn is_whole(&self, header: &Header) -> Result<bool> {
+        let name = segment_name(header.number);
+        let data = self.storage.open_read(&name).and_then(|file| file.map_read());
+        let data = data.map_err(|error| {
+            Error::io("cannot read a segment", error).file(self.storage.path(&name))
+        })?;
+        let seed = crate::format::checksum::Seed::new(header.salt);
+        let found = survey(data.bytes(0..data.published()), &seed, FRAMES_START);
+        Ok(found.next.is_some() && found.bad.is_empty())
+    }
+
     /// Applies every record behind the cursor to the state, and indexes the segments that the log goes through.
     /// What is lost at its end may have had any id below `id_ceiling`.
     fn replay_tail(&self, found: &mut Found, known: &Known, id_ceiling: u64) -> Result<()> {
@@ -237,8 +275,10 @@ impl Opening {
         for (n, &at) in segments.iter().enumerate() {
             let is_last = n + 1 == segments.len();
             let file = &found.files[at];
+            let place = file.header.place();
             let segment = Segment::sealed(
                 file.header.number,
+                place,
                 file.header.first_id,
                 file.header.salt,
                 file.survey.end,
@@ -273,13 +313,13 @@ impl Opening {
                 if offset < file.from || failed.is_some() {
                     return;
                 }
-                let start = Position::new(file.header.number, offset);
+                let start = Position::new(place, offset);
                 let behind = offset + envelope.total_bytes() as u32;
                 let body = offset as usize + envelope.size();
                 let body = &bytes[body..body + envelope.length as usize];
                 let applied = match Record::decode(envelope, body) {
                     Ok(record) => {
-                        let end = Position::new(file.header.number, behind);
+                        let end = Position::new(place, behind);
                         replay.apply(&record, first_id, start, end)
                     }
                     Err(RecordError::UnknownKind(kind)) => Err(Error::new(
@@ -313,6 +353,13 @@ impl Opening {
         }
         Ok(())
     }
+}
+
+/// The segments that were not rewritten.
+fn plain(
+    headers: &std::collections::BTreeMap<u32, (Header, u64)>,
+) -> impl Iterator<Item = &Header> {
+    headers.values().map(|(header, _)| header).filter(|header| !header.is_rewritten())
 }
 
 /// The header of the active segment as far as the cursor knows it. Its capacity is not known, so that nothing more is

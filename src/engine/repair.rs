@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::background::Background;
+use super::compact::COPY_NAME;
 use super::maintenance::Maintenance;
 use super::open::{Named, Opening, used_of};
 use super::recover::Found;
-use super::state::{SegmentState, State};
+use super::state::{SegmentState, State, Weight};
 use super::walk::set_aside;
 use super::{Engine, read};
 use crate::error::{Error, Result};
@@ -99,6 +100,9 @@ impl Opening {
                 checkpoint_time: self.time.mono(),
                 cursor_bytes: 0,
                 retry_at: 0,
+                position: Position::default(),
+                rewrite: None,
+                compact_at: 0,
             }),
             supply: Lock::new(()),
             background: Background::default(),
@@ -197,8 +201,8 @@ impl Opening {
                     seal(&mut found.replay.state, &file.header, end, index);
                 } else {
                     // Nothing is left of it.
-                    let number = file.header.number;
-                    found.replay.state.segments.retain(|s| s.segment.number != number);
+                    let place = file.header.place();
+                    found.replay.state.segments.retain(|s| s.segment.number != place);
                 }
             }
         }
@@ -307,13 +311,16 @@ impl Opening {
 
 /// A segment that nothing more is appended to.
 fn seal(state: &mut State, header: &Header, end: u32, index: MemoryIndex) {
-    let segment = Arc::new(Segment::sealed(header.number, header.first_id, header.salt, end));
-    let messages = index.messages();
+    let place = header.place();
+    let segment = Segment::sealed(header.number, place, header.first_id, header.salt, end);
+    let segment = Arc::new(segment);
+    let (messages, weight) = (index.messages(), Weight::of(&index));
     segment.set_index(LaneIndex::Memory(index));
-    if let Some(at) = super::lane::find(&state.segments, header.number) {
+    if let Some(at) = super::lane::find(&state.segments, place) {
         let s = &mut state.segments[at];
         s.segment = segment;
         s.messages = messages;
+        s.weight = weight;
     }
 }
 
@@ -330,7 +337,7 @@ impl Engine {
     /// Removes, or sets aside, the files that belong to no state that can still be needed. They are not part of the log
     /// that the cursor names, and must not come back into it.
     fn remove_strays(&self, files: &[(String, u64)], strays: &[u32]) -> Result<()> {
-        let named: Vec<u32> = self.lock_state().segments.iter().map(|s| s.segment.number).collect();
+        let named: Vec<u32> = self.lock_state().segments.iter().map(|s| s.segment.file).collect();
         for (name, _) in files {
             let unnamed = |number: u32| !named.contains(&number);
             if let Some(number) = parse_segment_name(name).filter(|&number| unnamed(number)) {
@@ -344,7 +351,10 @@ impl Engine {
                 }
                 let _ = self.storage.remove(name);
                 let _ = self.storage.remove(&index_name(number));
-            } else if name == "cursor.tmp" || parse_index_name(name).is_some_and(unnamed) {
+            } else if name == "cursor.tmp"
+                || name == COPY_NAME
+                || parse_index_name(name).is_some_and(unnamed)
+            {
                 let _ = self.storage.remove(name);
             }
         }

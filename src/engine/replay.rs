@@ -8,7 +8,7 @@ use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::lane::find;
-use super::state::{QueueEntry, QueueShared, SegmentState, State};
+use super::state::{QueueEntry, QueueShared, SegmentState, State, Weight};
 use crate::cursor::AckSet;
 use crate::dispatch::{Entry, Place};
 use crate::error::{Error, ErrorKind, Result};
@@ -56,19 +56,22 @@ impl Replay {
             match section {
                 Section::Segment(s) => {
                     let end = if s.active { 0 } else { s.end };
-                    let segment = Segment::sealed(s.number, s.first_id, s.salt, end);
+                    let segment = Segment::sealed(s.file, s.number, s.first_id, s.salt, end);
                     if let Some(last) = self.state.segments.last_mut() {
                         last.id_end = s.first_id;
                     }
                     let mut state = SegmentState::new(segment.into());
                     state.messages = s.messages;
+                    state.weight = Weight::at_most(s.live_bytes, 0);
                     self.state.segments.push(state);
                 }
                 Section::Queue(q) => self.load_queue(q)?,
                 Section::Entries(e) => self.load_entries(e),
                 Section::Acked(a) => {
                     if let Some(at) = find(&self.state.segments, a.segment) {
-                        self.state.segments[at].acks = AckSet::from_section(a);
+                        let s = &mut self.state.segments[at];
+                        s.acks = AckSet::from_section(a);
+                        s.weight = Weight::at_most(s.weight.most, s.acks.count());
                     }
                 }
                 Section::NextQueue(number) => {

@@ -4,6 +4,7 @@
 //! under this lock, so that the log and this state never disagree about the order of things.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -147,6 +148,10 @@ pub(super) struct SegmentState {
     pub acks: AckSet,
     /// Messages that were ever inserted in it; known when it is sealed.
     pub messages: u64,
+    /// What they take.
+    pub weight: Weight,
+    /// It cannot be rewritten: something in it does not verify, which whoever gets that message will report.
+    pub damaged: bool,
     /// No message of it has this id or a higher one; known when it is sealed.
     pub id_end: u64,
     /// The generation of the first cursor that does not name it, once it is dead.
@@ -159,6 +164,8 @@ impl SegmentState {
             segment,
             acks: AckSet::default(),
             messages: 0,
+            weight: Weight::default(),
+            damaged: false,
             id_end: u64::MAX,
             dropped_in: None,
         }
@@ -168,6 +175,50 @@ impl SegmentState {
     pub fn live(&self) -> u64 {
         self.messages.saturating_sub(self.acks.count())
     }
+
+    /// What the frames of messages take that are not deleted, at least and at most; only for a sealed segment.
+    pub fn live_bytes(&self) -> RangeInclusive<u64> {
+        let deleted = self.acks.count().saturating_sub(self.weight.acked);
+        let most = self.weight.most.saturating_sub(deleted * FRAME_BYTES_MIN);
+        let least = self.weight.least.saturating_sub(deleted.saturating_mul(self.weight.largest));
+        least.max(self.live() * FRAME_BYTES_MIN).min(most)..=most
+    }
+}
+
+/// No frame is smaller.
+const FRAME_BYTES_MIN: u64 = 24;
+
+/// What the messages of a segment took at one time. What has been deleted since is known by number alone.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Weight {
+    /// How many were deleted then.
+    pub acked: u64,
+    /// What the frames of the others took, at least and at most.
+    pub least: u64,
+    pub most: u64,
+    /// No frame of them took more.
+    pub largest: u64,
+}
+
+impl Weight {
+    /// Of a segment of which nothing is deleted.
+    pub fn of(index: &MemoryIndex) -> Weight {
+        Weight { acked: 0, least: index.bytes(), most: index.bytes(), largest: index.largest() }
+    }
+
+    /// Where only that is known, with so many deleted. It was exact before the first one was.
+    pub fn at_most(bytes: u64, acked: u64) -> Weight {
+        let least = if acked == 0 { bytes } else { 0 };
+        Weight { acked, least, most: bytes, largest: u64::MAX }
+    }
+}
+
+/// A file whose segment was rewritten. A kept cursor may still name it.
+#[derive(Debug)]
+pub(super) struct Retired {
+    pub file: u32,
+    /// The generation of the first cursor that does not name it.
+    pub dropped_in: Option<u64>,
 }
 
 #[derive(Default)]
@@ -184,6 +235,8 @@ pub(super) struct State {
     pub damaged_messages: u64,
     /// Sealed, and not yet cut to their end.
     pub untrimmed: Vec<Sealed>,
+    /// Files of segments that were rewritten.
+    pub retired: Vec<Retired>,
     /// A sealed segment has lost its last message since the background thread looked.
     pub reclaimable: bool,
 }
@@ -198,22 +251,28 @@ impl State {
         if let Some(active) = tail.active()
             && self.segments.last().is_none_or(|last| last.segment.number != active.segment.number)
         {
-            if let Some(last) = self.segments.last_mut() {
-                last.id_end = last.id_end.min(active.segment.first_id);
-            }
-            self.segments.push(SegmentState::new(active.segment.clone()));
+            self.append_segment(active.segment.clone());
         }
+    }
+
+    /// The log goes on in `segment`.
+    fn append_segment(&mut self, segment: Arc<Segment>) {
+        if let Some(last) = self.segments.last_mut() {
+            last.id_end = last.id_end.min(segment.first_id);
+        }
+        self.segments.push(SegmentState::new(segment));
     }
 
     fn count_sealed(&mut self, segment: &Arc<Segment>) {
         let Some(index) = segment.index() else { return };
         self.count_lanes(&index, segment.first_id);
-        match find(&self.segments, segment.number) {
-            Some(at) => self.segments[at].messages = index.messages(),
-            None => {
-                let messages = index.messages();
-                self.segments.push(SegmentState { messages, ..SegmentState::new(segment.clone()) });
-            }
+        let at = find(&self.segments, segment.number).unwrap_or_else(|| {
+            self.append_segment(segment.clone());
+            self.segments.len() - 1
+        });
+        self.segments[at].messages = index.messages();
+        if let LaneIndex::Memory(index) = &*index {
+            self.segments[at].weight = Weight::of(index);
         }
         self.reclaimable = true;
     }
@@ -264,6 +323,7 @@ impl State {
                 }
             }
             s.messages = messages.len() as u64;
+            s.weight = Weight::at_most(s.segment.end().into(), s.acks.count());
         }
         for queue in self.queues.values_mut() {
             let all = queue.touched.range(..).map(|(id, _)| id);

@@ -80,6 +80,7 @@ pub(super) fn index_insert(
     let start = offset as usize + envelope.size();
     let body = bytes.get(start..start + envelope.length as usize)?;
     let (head, _) = decode_insert(envelope.info, body).ok()?;
+    index.add_bytes(envelope.total_bytes());
     let mut delta = envelope.arg;
     for (queue, priority) in head.targets() {
         index.push(Lane { queue, priority }, (delta, offset));

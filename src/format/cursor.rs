@@ -280,12 +280,14 @@ mod tests {
         let second = Entry { id: 200, reason: b"why".to_vec(), ..entry.clone() };
         vec![
             Section::Segment(SegmentSection {
+                file: 2,
                 number: 2,
                 salt: 1,
                 first_id: 1,
                 end: 4096,
                 active: true,
                 messages: 0,
+                live_bytes: 0,
             }),
             Section::Queue(QueueSection {
                 id: 1,

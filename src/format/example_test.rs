@@ -186,12 +186,14 @@ fn the_example_cursor_of_the_format_page_is_what_is_read_and_written() {
         written_at: TIME + 2,
     };
     let segment = SegmentSection {
+        file: 7,
         number: 7,
         salt: SALT,
         first_id: 1000,
         end: ROLL_AT,
         active: true,
         messages: 3,
+        live_bytes: 64,
     };
     let queue = QueueSection {
         id: 1,

@@ -52,7 +52,6 @@ pub(crate) struct EncodedEnvelope {
 
 impl EncodedEnvelope {
     /// The whole envelope, first word included.
-    #[cfg(test)]
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.size)]
     }

@@ -57,6 +57,21 @@ pub(crate) enum HeaderFound {
 }
 
 impl Header {
+    /// Whether it takes the place of others.
+    pub(crate) fn is_rewritten(&self) -> bool {
+        (self.replaces_first, self.replaces_last) != (self.number, self.number)
+    }
+
+    /// Whether it is, or takes the place of, segment `number`.
+    pub(crate) fn covers(&self, number: u32) -> bool {
+        (self.replaces_first..=self.replaces_last).contains(&number)
+    }
+
+    /// The number that positions in it carry.
+    pub(crate) fn place(&self) -> u32 {
+        self.replaces_last
+    }
+
     /// One copy. It must be stored at both places, each time its first 8 bytes last.
     pub(crate) fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];

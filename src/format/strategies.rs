@@ -122,14 +122,16 @@ pub(super) fn sections() -> impl Strategy<Value = Vec<Section>> {
 }
 
 fn segment_section() -> impl Strategy<Value = SegmentSection> {
-    (1..=u32::MAX, any::<(u64, u64, u32, bool, u64)>()).prop_map(
-        |(number, (salt, first_id, end, active, messages))| SegmentSection {
+    (1..=u32::MAX, 1..=u32::MAX, any::<(u64, u64, u32, bool, u64, u64)>()).prop_map(
+        |(file, number, (salt, first_id, end, active, messages, live_bytes))| SegmentSection {
+            file,
             number,
             salt,
             first_id,
             end,
             active,
             messages,
+            live_bytes,
         },
     )
 }

@@ -401,13 +401,21 @@ impl Log {
         Ok(())
     }
 
+    /// A number that no segment has had.
+    pub fn take_number(&self) -> u32 {
+        let mut tail = self.tail.lock();
+        tail.next_number += 1;
+        tail.next_number - 1
+    }
+
+    /// A salt for a segment that the appender does not write.
+    pub fn new_salt(&self) -> io::Result<u64> {
+        self.settings.entropy.next_u64()
+    }
+
     /// Makes the file of the next segment, durable under its name.
     fn make(&self, bytes: u64, created_at: u64) -> Result<Prepared, PrepareFailed> {
-        let number = {
-            let mut tail = self.tail.lock();
-            tail.next_number += 1;
-            tail.next_number - 1
-        };
+        let number = self.take_number();
         let prepared = prepare_file(&*self.storage, &self.settings, number, bytes, created_at)
             .map_err(PrepareFailed::Create)?;
         sync_prepared(&*self.storage, &prepared)

@@ -11,13 +11,16 @@ use crate::storage::Mapping;
 
 pub(crate) use crate::format::index::{Lane, Slot};
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct MemoryIndex {
     lanes: Vec<(Lane, Vec<Slot>)>,
     by_key: HashMap<Lane, usize>,
     /// Where the last message went: most go to the same lane.
     last: usize,
     messages: u64,
+    /// What the frames of the messages take, and the largest of them.
+    bytes: u64,
+    largest: u64,
 }
 
 impl MemoryIndex {
@@ -51,6 +54,23 @@ impl MemoryIndex {
     /// Messages in all lanes.
     pub fn messages(&self) -> u64 {
         self.messages
+    }
+
+    /// A frame that takes so many bytes has messages, which are pushed one by one.
+    #[inline]
+    pub fn add_bytes(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.largest = self.largest.max(bytes);
+    }
+
+    /// What the frames of the messages take.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// What the largest of the frames takes.
+    pub fn largest(&self) -> u64 {
+        self.largest
     }
 
     /// Every message: its lane, and its id less the segment's first one.

@@ -19,6 +19,8 @@ use crate::format::position::Position;
 
 /// A segment of the unproven part of the log, or the last proven one, in the order of the log.
 pub(crate) struct Surveyed<'a> {
+    /// It stands for the segments from here on, up to its number: itself alone unless it was rewritten.
+    pub first: u32,
     pub number: u32,
     pub survey: &'a Survey,
     /// The file is shorter than it was made, and no frame says that it was cut to its end.
@@ -26,6 +28,12 @@ pub(crate) struct Surveyed<'a> {
     /// The file that its last frame names is not what it was when that frame was written: durable, whole, and holding
     /// a segment or nothing.
     pub next_lost: bool,
+}
+
+impl Surveyed<'_> {
+    fn stands_for(&self, number: u32) -> bool {
+        (self.first..=self.number).contains(&number)
+    }
 }
 
 /// Damage in a segment.
@@ -89,11 +97,11 @@ pub(crate) fn verdict(segments: &[Surveyed<'_>], proof: Position, same_boot: boo
             }
         }
         let Some(next) = following(segments, at, proof, same_boot) else { break };
-        let next_number = segments[next].number;
+        let goes_on = survey.next.is_some_and(|named| segments[next].stands_for(named));
         if survey.next.is_none() {
             let what = "the end of the segment is missing";
             verdict.damage(at, verdict.end, verdict.end, what);
-        } else if survey.next != Some(next_number) {
+        } else if !goes_on {
             let what = "the segment that follows is missing";
             verdict.damage(at, verdict.end, verdict.end, what);
         }
@@ -139,7 +147,7 @@ fn following(
 ) -> Option<usize> {
     let survey = segments[at].survey;
     if let Some(next) = survey.next {
-        let named = segments.iter().position(|segment| segment.number == next);
+        let named = segments.iter().position(|segment| segment.stands_for(next));
         if named.is_some() {
             return named.filter(|named| *named > at);
         }
@@ -164,7 +172,13 @@ mod tests {
     }
 
     fn surveyed(surveys: &[(u32, Survey)]) -> Vec<Surveyed<'_>> {
-        let whole = |(number, survey)| Surveyed { number, survey, short: false, next_lost: false };
+        let whole = |(number, survey)| Surveyed {
+            first: number,
+            number,
+            survey,
+            short: false,
+            next_lost: false,
+        };
         surveys.iter().map(|(number, survey)| (*number, survey)).map(whole).collect()
     }
 

@@ -39,6 +39,10 @@ fn parse(name: &str, written: fn(u32) -> String) -> Option<u32> {
 /// A segment that is or was part of the log. Shared by whoever reads from it, also after its file is removed.
 #[derive(Debug)]
 pub(crate) struct Segment {
+    /// In its file's name and in its header.
+    pub file: u32,
+    /// In its positions, and what segments are in order of: its own, or if it was rewritten, the highest number that it
+    /// takes the place of.
     pub number: u32,
     /// No message of the segment has a lower id.
     pub first_id: u64,
@@ -51,9 +55,10 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// A sealed segment whose file is opened when somebody reads from it.
-    pub fn sealed(number: u32, first_id: u64, salt: u64, end: u32) -> Segment {
+    /// A sealed segment whose file is opened when somebody reads from it; `number` is that of its place.
+    pub fn sealed(file: u32, number: u32, first_id: u64, salt: u64, end: u32) -> Segment {
         Segment {
+            file,
             number,
             first_id,
             salt,
@@ -66,13 +71,14 @@ impl Segment {
 
     /// The active segment, with the memory that the appender writes to.
     pub fn active(header: &Header, data: Mapping) -> Segment {
-        let segment = Segment::sealed(header.number, header.first_id, header.salt, 0);
+        let Header { number, first_id, salt, .. } = *header;
+        let segment = Segment::sealed(number, number, first_id, salt, 0);
         segment.data.get_or_init(|| data);
         segment
     }
 
     pub fn name(&self) -> String {
-        segment_name(self.number)
+        segment_name(self.file)
     }
 
     pub fn is_sealed(&self) -> bool {

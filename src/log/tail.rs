@@ -177,7 +177,11 @@ impl Active {
                 self.index.push(*lane, (delta, at));
                 delta += 1;
             }
-            at += draft.frame_bytes(n == 0 && marked) as u32;
+            let bytes = draft.frame_bytes(n == 0 && marked);
+            if !draft.lanes.is_empty() {
+                self.index.add_bytes(bytes);
+            }
+            at += bytes as u32;
         }
     }
 }
@@ -218,6 +222,11 @@ impl Tail {
     pub fn wants_segment(&self) -> bool {
         let used = |active: &Active| u64::from(active.offset) > active.writer.len() / 4;
         self.prepared.len() < PREPARED_TARGET && self.active.as_ref().is_some_and(used)
+    }
+
+    /// What the frames of the active segment's messages take.
+    pub fn active_message_bytes(&self) -> u64 {
+        self.active.as_ref().map_or(0, |active| active.index.bytes())
     }
 
     /// How much of the active segment is used and how much is reserved, in bytes.

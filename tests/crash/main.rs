@@ -50,6 +50,7 @@ fn run_all(name: &str, plan: &Plan) {
         );
         assert!(coverage.segments > 8, "{name}, seed {seed}: the log hardly rolled: {coverage:?}");
         assert!(coverage.removed_segments > 4, "{name}, seed {seed}: {coverage:?}");
+        assert!(coverage.rewritten_segments > 0, "{name}, seed {seed}: {coverage:?}");
         assert!(coverage.indexes > 4, "{name}, seed {seed}: {coverage:?}");
         assert!(coverage.cursors > 20, "{name}, seed {seed}: {coverage:?}");
     }

@@ -28,6 +28,7 @@ pub struct Coverage {
     pub storage_operations: u64,
     pub segments: usize,
     pub removed_segments: usize,
+    pub rewritten_segments: usize,
     pub indexes: usize,
     pub cursors: usize,
     pub crashes: usize,
@@ -324,11 +325,19 @@ impl<'a> Workload<'a> {
         Ok(inserts && rest)
     }
 
+    /// Whether its header says that the segment takes the place of others.
+    fn is_rewritten(&self, name: &str) -> bool {
+        let content = self.disk.read_file(name).unwrap_or_default();
+        content.get(32..40) != content.get(48..56)
+    }
+
     fn look_at_files(&mut self) {
         let names: BTreeSet<String> = self.disk.file_names().into_iter().collect();
         let new: Vec<&String> = names.difference(&self.files).collect();
         let count = |extension: &str| new.iter().filter(|name| name.ends_with(extension)).count();
         self.coverage.segments += count(".seg");
+        let segments = new.iter().filter(|name| name.ends_with(".seg"));
+        self.coverage.rewritten_segments += segments.filter(|name| self.is_rewritten(name)).count();
         self.coverage.indexes += count(".idx");
         self.coverage.cursors += new.iter().filter(|name| name.starts_with("cursor.")).count();
         let gone = self.files.difference(&names).filter(|name| name.ends_with(".seg"));

@@ -29,6 +29,9 @@ pub(crate) enum Section {
 /// A segment of the log. Their order is the log's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentSection {
+    /// The number that its header says and its file is named by.
+    pub(crate) file: u32,
+    /// The number that its positions carry: its own, or if it was rewritten, the highest that it takes the place of.
     pub(crate) number: u32,
     pub(crate) salt: u64,
     pub(crate) first_id: u64,
@@ -37,19 +40,24 @@ pub(crate) struct SegmentSection {
     pub(crate) active: bool,
     /// How many ids were inserted in it, up to `end`.
     pub(crate) messages: u64,
+    /// What the frames of those that are not deleted take at most.
+    pub(crate) live_bytes: u64,
 }
 
 impl SegmentSection {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.file.into());
         put_u64(out, self.number.into());
         put_u64(out, self.salt);
         put_u64(out, self.first_id);
         put_u32(out, self.end);
         put_u32(out, if self.active { FLAG_ACTIVE } else { 0 });
         put_u64(out, self.messages);
+        put_u64(out, self.live_bytes);
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let file = decode_segment_number(reader)?;
         let number = decode_segment_number(reader)?;
         let salt = reader.u64()?;
         let first_id = reader.u64()?;
@@ -59,7 +67,8 @@ impl SegmentSection {
             return Err(reader.malformed("unknown segment flags"));
         }
         let active = flags & FLAG_ACTIVE != 0;
-        Ok(Self { number, salt, first_id, end, active, messages: reader.u64()? })
+        let (messages, live_bytes) = (reader.u64()?, reader.u64()?);
+        Ok(Self { file, number, salt, first_id, end, active, messages, live_bytes })
     }
 }
 

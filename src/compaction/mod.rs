@@ -1,0 +1,263 @@
+//! Which sealed segments are worth rewriting: a pure decision.
+//!
+//! A message that nobody deletes keeps its segment. Where little of a segment is left, what is left is copied, together
+//! with that of its neighbours, into one segment at the same place in the log, and the rest of the disk is given back.
+//!
+//! The promise is about all segments together: what they take is at most twice what is live (an option), and some
+//! constant. So nothing is rewritten while garbage is within that, and then what gives back most. A stretch is rewritten
+//! only if more than that share of it is garbage: with twice, each byte that is copied has given back at least one.
+
+use std::ops::Range;
+
+/// A sealed segment, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size {
+    /// Up to its end.
+    pub bytes: u64,
+    /// What of it is frames of messages that are not deleted.
+    pub live: u64,
+    /// Whether it may be rewritten now.
+    pub free: bool,
+}
+
+impl Size {
+    fn garbage(&self) -> u64 {
+        self.bytes.saturating_sub(self.live)
+    }
+}
+
+/// So many segments are rewritten at once at most.
+const STRETCH_MAX: usize = 256;
+
+/// How much garbage there may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Policy {
+    pub segment_bytes: u64,
+    /// In percent of what is live.
+    pub garbage_percent: u64,
+}
+
+impl Policy {
+    fn is_too_much(&self, garbage: u64, live: u64) -> bool {
+        garbage.saturating_mul(100) > live.saturating_mul(self.garbage_percent)
+    }
+}
+
+/// Whether there is more garbage than is promised. Half a segment is left to the ones that are consumed at the moment.
+pub(crate) fn is_due(segments: &[Size], policy: Policy) -> bool {
+    let live: u64 = segments.iter().map(|size| size.live).sum();
+    let garbage: u64 = segments.iter().map(Size::garbage).sum();
+    policy.is_too_much(garbage.saturating_sub(policy.segment_bytes / 2), live)
+}
+
+/// The stretch of `segments`, which are in the order of the log, that is to be rewritten into one of at most
+/// a segment's bytes; None if none has to be, or can be.
+pub(crate) fn choose(segments: &[Size], policy: Policy) -> Option<Range<usize>> {
+    let segment_bytes = policy.segment_bytes;
+    if !is_due(segments, policy) {
+        return None;
+    }
+    let mut best: Option<(u64, Range<usize>)> = None;
+    for start in 0..segments.len() {
+        let (mut live, mut garbage) = (0, 0);
+        for (at, size) in segments.iter().enumerate().skip(start).take(STRETCH_MAX) {
+            live += size.live;
+            garbage += size.garbage();
+            if !size.free || (live > segment_bytes && at > start) {
+                break;
+            }
+            if policy.is_too_much(garbage, live)
+                && best.as_ref().is_none_or(|(most, _)| garbage > *most)
+            {
+                best = Some((garbage, start..at + 1));
+            }
+        }
+    }
+    let (_, chosen) = best?;
+    Some(with_small_neighbours(segments, chosen, segment_bytes))
+}
+
+/// Takes in neighbours that are small beside what is rewritten anyway, so that the number of files stays small too.
+fn with_small_neighbours(
+    segments: &[Size],
+    chosen: Range<usize>,
+    segment_bytes: u64,
+) -> Range<usize> {
+    let Range { mut start, mut end } = chosen;
+    let mut live: u64 = segments[start..end].iter().map(|size| size.live).sum();
+    let is_small = |size: &&Size, live: u64| {
+        size.free && size.bytes <= live.max(segment_bytes / 16) && live + size.live <= segment_bytes
+    };
+    while let Some(size) = segments.get(end).filter(|size| is_small(size, live)) {
+        live += size.live;
+        end += 1;
+    }
+    while let Some(size) = start.checked_sub(1).map(|at| &segments[at])
+        && is_small(&size, live)
+    {
+        live += size.live;
+        start -= 1;
+    }
+    start..end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SEGMENT: u64 = 1 << 20;
+    const POLICY: Policy = Policy { segment_bytes: SEGMENT, garbage_percent: 100 };
+
+    /// Segments whose messages are all as large, each deleted or not.
+    #[derive(Default)]
+    struct Log {
+        /// By segment, of each message whether it is still there.
+        segments: Vec<Vec<bool>>,
+        written: u64,
+        copied: u64,
+    }
+
+    const MESSAGE: u64 = 1 << 10;
+
+    impl Log {
+        fn insert(&mut self) {
+            if self.segments.last().is_none_or(|last| last.len() as u64 * MESSAGE >= SEGMENT) {
+                self.segments.push(Vec::new());
+            }
+            self.segments.last_mut().unwrap().push(true);
+            self.written += MESSAGE;
+        }
+
+        fn sizes(&self) -> Vec<Size> {
+            let sealed = self.segments.len().saturating_sub(1);
+            let size = |messages: &Vec<bool>| Size {
+                bytes: messages.len() as u64 * MESSAGE,
+                live: messages.iter().filter(|live| **live).count() as u64 * MESSAGE,
+                free: true,
+            };
+            self.segments[..sealed].iter().map(size).collect()
+        }
+
+        fn compact(&mut self) {
+            // Segments without anything in them are dropped, not rewritten.
+            let sealed = self.segments.len().saturating_sub(1);
+            let segments = std::mem::take(&mut self.segments);
+            for (at, segment) in segments.into_iter().enumerate() {
+                if at >= sealed || segment.contains(&true) {
+                    self.segments.push(segment);
+                }
+            }
+            let mut rounds = 0;
+            while let Some(chosen) = choose(&self.sizes(), POLICY) {
+                let merged: Vec<bool> = self.segments[chosen.clone()]
+                    .iter()
+                    .flatten()
+                    .filter(|live| **live)
+                    .copied()
+                    .collect();
+                assert!(merged.len() as u64 * MESSAGE <= SEGMENT);
+                self.copied += merged.len() as u64 * MESSAGE;
+                self.segments.splice(chosen, [merged]);
+                rounds += 1;
+                assert!(rounds < 10_000, "it comes to an end");
+            }
+        }
+
+        fn check(&self) {
+            let sizes = self.sizes();
+            let live: u64 = sizes.iter().map(|size| size.live).sum();
+            let bytes: u64 = sizes.iter().map(|size| size.bytes).sum();
+            assert!(bytes <= 2 * live + SEGMENT / 2, "{bytes} bytes, {live} live");
+        }
+    }
+
+    /// Inserts, and deletes as `keep` says of each message with a random number; the copied share of what was written.
+    fn run(messages: u64, mut delete: impl FnMut(&mut Log, u64)) -> f64 {
+        let mut log = Log::default();
+        for n in 0..messages {
+            log.insert();
+            delete(&mut log, n);
+            if n % 97 == 0 {
+                log.compact();
+                log.check();
+            }
+        }
+        log.copied as f64 / log.written as f64
+    }
+
+    fn delete_oldest(log: &mut Log, keep: impl Fn(usize) -> bool) {
+        let mut n = 0;
+        for segment in &mut log.segments {
+            for live in segment.iter_mut() {
+                n += 1;
+                if *live && !keep(n) {
+                    *live = false;
+                    return;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_copied_where_messages_leave_in_order() {
+        let copied = run(30_000, |log, n| {
+            if n >= 5_000 {
+                delete_oldest(log, |_| false);
+            }
+        });
+        assert!(copied < 0.01, "{copied}");
+    }
+
+    #[test]
+    fn one_old_message_costs_no_more_than_itself() {
+        let mut first = true;
+        let copied = run(30_000, |log, _| {
+            if !std::mem::take(&mut first) {
+                delete_oldest(log, |n| n == 1);
+            }
+        });
+        assert!(copied < 0.1, "{copied}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20))]
+
+        #[test]
+        fn random_deletes_stay_within_the_bound(kept in 1u64..100, seed: u64) {
+            let mut random = seed | 1;
+            let mut next = move || {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                random
+            };
+            let copied = run(20_000, |log, n| {
+                if next() % 100 >= kept && n > 0 {
+                    let at = (next() % log.segments.len() as u64) as usize;
+                    let segment = &mut log.segments[at];
+                    let m = (next() % segment.len().max(1) as u64) as usize;
+                    if let Some(live) = segment.get_mut(m) {
+                        *live = false;
+                    }
+                }
+            });
+            prop_assert!(copied < 2.0, "{}", copied);
+        }
+
+        #[test]
+        fn what_is_chosen_fits_into_one_segment_and_is_mostly_garbage(
+            sizes in prop::collection::vec((0u64..SEGMENT, 0u64..=100, any::<bool>()), 0..40),
+        ) {
+            let sizes: Vec<Size> = sizes
+                .into_iter()
+                .map(|(bytes, share, free)| Size { bytes, live: bytes * share / 100, free })
+                .collect();
+            if let Some(chosen) = choose(&sizes, POLICY) {
+                let chosen = &sizes[chosen];
+                prop_assert!(chosen.iter().all(|size| size.free));
+                prop_assert!(chosen.iter().map(|size| size.live).sum::<u64>() <= SEGMENT);
+            }
+        }
+    }
+}
