@@ -96,7 +96,7 @@ impl Engine {
                 maintenance.rewrite = Some(rewrite);
                 return Ok(true);
             }
-            Ok(true) => self.finish(&rewrite)?,
+            Ok(true) => self.finish(rewrite)?,
             Err(abandoned) => Err(abandoned),
         };
         if let Err(abandoned) = done {
@@ -112,7 +112,8 @@ impl Engine {
             Abandoned::Changed => {}
             Abandoned::Damaged(segment) => self.fix(segment),
             Abandoned::Io => {
-                maintenance.compact_at = self.log.tail().written_bytes() + RETRY_BYTES;
+                let more = RETRY_BYTES.min(self.settings.segment_bytes);
+                maintenance.compact_at = self.log.tail().written_bytes() + more;
             }
         }
     }
@@ -174,8 +175,9 @@ impl Engine {
 
     /// Finds out what the messages of a segment take that are not deleted.
     fn weigh(&self, segment: &Arc<Segment>) -> Result<()> {
-        if segment.index().is_none() {
-            self.load_index(segment)?;
+        if segment.index().is_none() && self.load_index(segment).is_err() {
+            self.fix(segment);
+            return Ok(());
         }
         let Some(acks) = self.acks_of(segment) else { return Ok(()) };
         let Ok(data) = segment.data(&*self.storage) else {
@@ -300,7 +302,7 @@ impl Engine {
     }
 
     /// Completes the file, and puts the new segment in the place of the old ones.
-    fn finish(&self, rewrite: &Rewrite) -> Result<std::result::Result<(), Abandoned>> {
+    fn finish(&self, rewrite: Rewrite) -> Result<std::result::Result<(), Abandoned>> {
         let numbers = rewrite.numbers();
         let taken = rewrite.header.replaces_first..=rewrite.header.replaces_last;
         if !self.declare_again(|_, number| taken.contains(&number))? {
@@ -308,14 +310,22 @@ impl Engine {
         }
         let next = {
             let state = self.lock_state();
+            let there = |s: &Source| {
+                place(&state, &s.segment).is_some_and(|at| state.segments[at].dropped_in.is_none())
+            };
             let at = state.segments.partition_point(|s| s.segment.number <= *numbers.end());
-            state.segments.get(at).map(|s| s.segment.number)
+            let next = state.segments.get(at).map(|s| s.segment.number);
+            // That stays so: what drops segments has to wait for the maintenance lock.
+            next.filter(|_| rewrite.sources.iter().all(there))
         };
         let Some(next) = next else { return Ok(Err(Abandoned::Changed)) };
         let end = match rewrite.complete(next) {
             Ok(end) => end,
             Err(error) => return Ok(Err(error.into())),
         };
+        // A walk of the whole log goes by the new segment: what it leaves out must be as durable as that.
+        let log_end = self.log.tail().end();
+        self.sync_to(log_end)?;
         let name = segment_name(rewrite.header.number);
         if let Err(error) = self.storage.rename(COPY_NAME, &name) {
             return Ok(Err(error.into()));
@@ -332,7 +342,7 @@ impl Engine {
         Ok(taken)
     }
 
-    fn take_place(&self, rewrite: &Rewrite, end: u32) -> std::result::Result<(), Abandoned> {
+    fn take_place(&self, rewrite: Rewrite, end: u32) -> std::result::Result<(), Abandoned> {
         let Header { number, first_id, salt, .. } = rewrite.header;
         let numbers = rewrite.numbers();
         let mut guard = self.lock_state();
@@ -340,7 +350,7 @@ impl Engine {
         let (first, last) = (&rewrite.sources[0].segment, rewrite.last());
         let at = place(state, first).ok_or(Abandoned::Changed)?;
         let until = place(state, last).ok_or(Abandoned::Changed)? + 1;
-        let mut acks = rewrite.acks.clone();
+        let mut acks = rewrite.acks;
         for (s, source) in state.segments[at..until].iter().zip(&rewrite.sources) {
             if !Arc::ptr_eq(&s.segment, &source.segment) || s.dropped_in.is_some() {
                 return Err(Abandoned::Changed);
@@ -353,7 +363,7 @@ impl Engine {
         }
         let (messages, weight) = (rewrite.index.messages(), Weight::of(&rewrite.index));
         let segment = Arc::new(Segment::sealed(number, *numbers.end(), first_id, salt, end));
-        segment.set_index(LaneIndex::Memory(rewrite.index.clone()));
+        segment.set_index(LaneIndex::Memory(rewrite.index));
         let id_end = state.segments[until - 1].id_end;
         let new = SegmentState { acks, messages, weight, id_end, ..SegmentState::new(segment) };
         state.reclaimable |= new.live() == 0;

@@ -80,6 +80,7 @@ impl Opening {
             .map(|file| Surveyed {
                 first: file.header.replaces_first,
                 number: file.header.place(),
+                rewritten: file.header.is_rewritten(),
                 survey: &file.survey,
                 short: !clean && file.len < file.header.capacity.into(),
                 next_lost: file.survey.next.is_some_and(|next| {
@@ -244,8 +245,7 @@ impl Opening {
         // The newest first: it may take the place of one that was rewritten before.
         for header in all().rev().filter(|header| header.is_rewritten()) {
             let stands = chosen.iter().any(|newer| newer.covers(header.place()));
-            let instead = all().any(|h| h.place() == header.place() && h.number != header.number);
-            if !stands && (!instead || self.is_whole(header)?) {
+            if !stands && (self.is_whole(header)? || !self.is_old_log_there(header, headers)?) {
                 chosen.push(header.clone());
             }
         }
@@ -256,16 +256,42 @@ impl Opening {
         Ok(log)
     }
 
+    /// Whether the segments are all there whose place `new` takes: each names the next one. Some of them may have been
+    /// removed already.
+    fn is_old_log_there(
+        &self,
+        new: &Header,
+        headers: &std::collections::BTreeMap<u32, (Header, u64)>,
+    ) -> Result<bool> {
+        let old = |number: u32| {
+            let mut all = headers.values().rev().map(|(header, _)| header);
+            all.find(|h| h.number < new.number && h.covers(number))
+        };
+        let mut at = old(new.replaces_first);
+        while let Some(header) = at {
+            if header.place() >= new.place() {
+                return Ok(true);
+            }
+            let next = self.survey_of(header)?.next;
+            at = next.filter(|next| *next > header.place()).and_then(old);
+        }
+        Ok(false)
+    }
+
     /// Whether a rewritten segment is finished: its last frame names the next one, and all before it verify.
     fn is_whole(&self, header: &Header) -> Result<bool> {
+        let found = self.survey_of(header)?;
+        Ok(found.next.is_some() && found.bad.is_empty())
+    }
+
+    fn survey_of(&self, header: &Header) -> Result<Survey> {
         let name = segment_name(header.number);
         let data = self.storage.open_read(&name).and_then(|file| file.map_read());
         let data = data.map_err(|error| {
             Error::io("cannot read a segment", error).file(self.storage.path(&name))
         })?;
         let seed = crate::format::checksum::Seed::new(header.salt);
-        let found = survey(data.bytes(0..data.published()), &seed, FRAMES_START);
-        Ok(found.next.is_some() && found.bad.is_empty())
+        Ok(survey(data.bytes(0..data.published()), &seed, FRAMES_START))
     }
 
     /// Applies every record behind the cursor to the state, and indexes the segments that the log goes through.

@@ -185,7 +185,8 @@ impl Opening {
         let count = indexes.len();
         for (n, (&at, index)) in found.verdict.segments.iter().zip(indexes).enumerate() {
             let file = &found.files[at];
-            let whole = file.survey.next.is_none()
+            let whole = !file.header.is_rewritten()
+                && file.survey.next.is_none()
                 && !found.verdict.cut_short
                 && file.header.capacity > 0
                 && u64::from(file.header.capacity) == file.len

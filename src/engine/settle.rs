@@ -337,7 +337,10 @@ impl Engine {
         loop {
             self.check_alive()?;
             let mut state = self.lock_state();
-            if state.is_deleted(id) && !queue_mut(&mut state, queue)?.touched.contains(id) {
+            let moved = at.is_some_and(|(segment, _)| !state.lies_in(id, segment));
+            if (moved || state.is_deleted(id))
+                && !queue_mut(&mut state, queue)?.touched.contains(id)
+            {
                 return Ok(());
             }
             if at.is_none() {
@@ -352,6 +355,10 @@ impl Engine {
                     state.forget(queue.id, id);
                     state.damaged_messages += 1;
                     state.damage.push(damage);
+                    // Without it the segment may be rewritten.
+                    if let Some(at) = state.segment_of(id) {
+                        state.segments[at].damaged = false;
+                    }
                     self.after_settle(&mut state);
                     drop(state);
                     self.after_append(&appended);

@@ -323,7 +323,8 @@ impl State {
                 }
             }
             s.messages = messages.len() as u64;
-            s.weight = Weight::at_most(s.segment.end().into(), s.acks.count());
+            let most = s.segment.end().into();
+            s.weight = Weight { acked: s.acks.count(), least: 0, most, largest: u64::MAX };
         }
         for queue in self.queues.values_mut() {
             let all = queue.touched.range(..).map(|(id, _)| id);
@@ -337,6 +338,12 @@ impl State {
     pub fn segment_of(&self, id: u64) -> Option<usize> {
         let behind = self.segments.partition_point(|s| s.segment.first_id <= id);
         behind.checked_sub(1)
+    }
+
+    /// Whether `segment` still is the one that holds message `id`. A rewritten one does not know of the messages that were
+    /// deleted before.
+    pub fn lies_in(&self, id: u64, segment: &Arc<Segment>) -> bool {
+        self.segment_of(id).is_some_and(|at| Arc::ptr_eq(&self.segments[at].segment, segment))
     }
 
     pub fn is_deleted(&self, id: u64) -> bool {

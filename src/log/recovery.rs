@@ -22,6 +22,8 @@ pub(crate) struct Surveyed<'a> {
     /// It stands for the segments from here on, up to its number: itself alone unless it was rewritten.
     pub first: u32,
     pub number: u32,
+    /// It was durable before it had its name.
+    pub rewritten: bool,
     pub survey: &'a Survey,
     /// The file is shorter than it was made, and no frame says that it was cut to its end.
     pub short: bool,
@@ -70,8 +72,11 @@ impl Verdict {
 /// Passes the verdict on `segments`. `proof` is what the cursor proves; their own marks are added. `same_boot` says
 /// that their writer ran in this boot of the machine and saw no sync fail.
 pub(crate) fn verdict(segments: &[Surveyed<'_>], proof: Position, same_boot: bool) -> Verdict {
+    let whole_log = proof == Position::default();
     let marks = segments.iter().filter_map(|segment| segment.survey.mark).max();
-    let proof = marks.map_or(proof, |mark| mark.max(proof));
+    let rewritten = segments.iter().filter(|segment| segment.rewritten);
+    let rewritten = rewritten.map(|segment| Position::new(segment.number, u32::MAX)).max();
+    let proof = marks.max(rewritten).map_or(proof, |proven| proven.max(proof));
     let mut verdict = Verdict::default();
     let mut at = 0;
     while let Some(Surveyed { number, survey, .. }) = segments.get(at) {
@@ -96,7 +101,9 @@ pub(crate) fn verdict(segments: &[Surveyed<'_>], proof: Position, same_boot: boo
                 return verdict;
             }
         }
-        let Some(next) = following(segments, at, proof, same_boot) else { break };
+        // Without a cursor: a file that is not there any more was dropped, and the log went on behind it.
+        let dropped = whole_log && segments[at].next_lost;
+        let Some(next) = following(segments, at, proof, same_boot || dropped) else { break };
         let goes_on = survey.next.is_some_and(|named| segments[next].stands_for(named));
         if survey.next.is_none() {
             let what = "the end of the segment is missing";
@@ -175,6 +182,7 @@ mod tests {
         let whole = |(number, survey)| Surveyed {
             first: number,
             number,
+            rewritten: false,
             survey,
             short: false,
             next_lost: false,
