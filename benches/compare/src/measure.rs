@@ -17,15 +17,6 @@ pub fn anonymous_memory(pid: u32) -> Option<u64> {
     Some(line_of(&format!("/proc/{pid}/status"), "RssAnon")? * 1024)
 }
 
-/// Touches most of the memory that is free. A virtual machine may get a page from its host only when it is first used,
-/// at many times the price of a page fault, and whoever comes first would pay for all.
-pub fn warm_memory() {
-    let free = line_of("/proc/meminfo", "MemAvailable").unwrap_or(0) * 1024;
-    let mut memory = vec![0_u8; (free / 10 * 6) as usize];
-    memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
-    std::hint::black_box(&memory);
-}
-
 /// Bytes that a process has caused to be written to disk: pages are counted when they are made dirty, and again when
 /// they are made dirty after having been written. What was cut off before it was written is not counted.
 pub fn written_by(pid: u32) -> Option<u64> {
