@@ -142,6 +142,33 @@ fn after_a_failed_sync_nothing_is_accepted_or_promised_any_more() {
 }
 
 #[test]
+fn after_a_failed_write_to_the_log_nothing_is_accepted_and_whoever_waits_is_told() {
+    let disk = Disk::new();
+    let (store, queue) = open(&disk, &Clock::new());
+    let other = store.queue("other").unwrap();
+    queue.insert("before").unwrap();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| other.get().map(drop).unwrap_err());
+        std::thread::sleep(Duration::from_millis(20));
+        fail_next(&disk, FaultKind::Write);
+        let error = queue.insert("lost?").unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::Poisoned);
+        assert!(error.is_indeterminate() && !error.is_retryable());
+        assert_eq!(waits.join().unwrap().kind(), &ErrorKind::Poisoned);
+    });
+    disk.heal();
+    let later = queue.insert("later").unwrap_err();
+    assert_eq!((later.kind(), later.is_indeterminate()), (&ErrorKind::Poisoned, false));
+    assert_eq!(store.close().unwrap_err().kind(), &ErrorKind::Poisoned);
+    drop((queue, other, store));
+    for disk in [disk.kill(), disk.power_cut(1)] {
+        let (store, queue) = open(&disk, &Clock::new());
+        assert_eq!(get(&queue).payload(), b"before");
+        assert_eq!(store.recovery().damaged, []);
+    }
+}
+
+#[test]
 fn a_full_disk_refuses_inserts_and_takes_deletes() {
     let disk = Disk::new();
     let (store, queue) = open(&disk, &Clock::new());

@@ -23,7 +23,7 @@ use crate::format::cursor::sections::{
     self, DamageSection, LaneState, QueueSection, SegmentSection,
 };
 use crate::format::cursor::{CursorEncoder, CursorHeader};
-use crate::log::{index_name, parse_segment_name, segment_name};
+use crate::log::{Refused, index_name, parse_segment_name, segment_name};
 use crate::report::Damage;
 
 /// Ids that a cursor reserves ahead of those given out.
@@ -182,6 +182,10 @@ impl Engine {
                     if let Some(entry) = state.queues.get_mut(&shared.id) {
                         entry.declared_at = end;
                     }
+                }
+                Err(Refused::Failed) => {
+                    drop(state);
+                    return Err(self.write_failed());
                 }
                 Err(_) => return Ok(false),
             }

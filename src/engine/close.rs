@@ -77,6 +77,7 @@ impl Engine {
             return Ok(());
         }
         match self.log.seal_for_rest(self.now().wall_ms) {
+            Ok(()) if self.log.is_poisoned() => return Err(self.write_failed()),
             Ok(()) => {}
             // There is no space for another segment; then this one stays as it is.
             Err(PrepareFailed::Create(_)) => return Ok(()),

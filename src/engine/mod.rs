@@ -110,6 +110,12 @@ impl Engine {
         Ok(())
     }
 
+    /// What follows from a failed write to the log, and its error. To be called outside of the locks.
+    fn write_failed(&self) -> Error {
+        self.on_poison();
+        self.poisoned().indeterminate()
+    }
+
     fn poisoned(&self) -> Error {
         poisoned(self.log.failure())
     }
@@ -180,10 +186,8 @@ impl Engine {
     /// Does outside of the locks what an append was refused for. Then it can be tried again.
     fn make_room(&self, refused: Refused, purpose: Purpose) -> Result<()> {
         match refused {
-            Refused::Poisoned => {
-                self.on_poison();
-                Err(self.poisoned())
-            }
+            Refused::Poisoned => Err(self.poisoned()),
+            Refused::Failed => Err(self.write_failed()),
             Refused::Closed => Err(Error::closed()),
             Refused::Removed => Err(removed()),
             Refused::Segment { frames_bytes } => self.prepare_for(frames_bytes, purpose),

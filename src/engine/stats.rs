@@ -115,7 +115,10 @@ impl Engine {
             messages: state.queues.values().map(|queue| queue.live(&tail)).sum(),
             bytes_on_disk,
             live_bytes: log.iter().map(|segment| segment.live_bytes).sum(),
-            dead_bytes: log.iter().map(|segment| segment.bytes - segment.live_bytes).sum(),
+            dead_bytes: log
+                .iter()
+                .map(|segment| segment.bytes.saturating_sub(segment.live_bytes))
+                .sum(),
             oldest,
             log,
             damaged_messages: state.damaged_messages,

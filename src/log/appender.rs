@@ -1,7 +1,7 @@
 //! Appending to the log: runs of frames, rolling to the next segment, and the syncs that cover them.
 //!
-//! Under the append lock a run is copied into the mapped segment frame by frame, the first word of each stored last,
-//! so that a kill leaves a run without its last frame, which does not count. No file is touched under the lock:
+//! Under the append lock a run is copied into the segment, the first words of its frames stored last, in their order, so
+//! that a kill leaves a run without its last frame, which does not count. No file is touched under the lock:
 //! segments are prepared beforehand, and an append that finds none gives up and says what it needs.
 //!
 //! Crash windows of a roll: the old segment's last frame names the next one, whose header is not there yet (the
@@ -89,6 +89,8 @@ pub(crate) struct Appended {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
     Poisoned,
+    /// A write to the log has failed just now: the store is poisoned, and nobody knows what of the run is there.
+    Failed,
     Closed,
     /// The queue that it is for was removed.
     Removed,
@@ -352,10 +354,10 @@ impl Log {
         Ok(Appended { first_id, end, wake, short })
     }
 
-    /// A write to the log has failed, and nobody knows what of it is there: nothing may follow it.
+    /// A write to the log has failed: nothing may follow it.
     fn fail(&self, error: io::Error) -> Refused {
         self.commit.poison(error);
-        Refused::Poisoned
+        Refused::Failed
     }
 
     /// Seals the active segment and goes on in a prepared one.

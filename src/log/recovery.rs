@@ -9,6 +9,8 @@
 //! | above the proof, a bad frame, written in this boot | damage: the process died, the page cache did not |
 //! | above the proof, a bad frame, another boot or after a failed sync | the end; what follows is set aside |
 //! | a run without its last frame, at the end | dropped |
+//! | a rewritten segment | proven: it was durable before it had its name |
+//! | without any cursor, a missing segment that others follow | it was dropped; the log goes on behind it |
 //!
 //! One rule goes beyond the table: zeros above the proof that frames follow are damage too if they were written in
 //! this boot, since a process appends in order and only damage leaves a hole.

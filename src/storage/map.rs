@@ -393,7 +393,7 @@ impl MapWriter {
 /// So much is put together at most before it is written.
 const PENDING_MAX: usize = 128 << 10;
 
-/// What lies less than this apart is written by one call, together with what is between.
+/// What lies at most so far apart is written by one call, together with what is between.
 const PENDING_GAP_MAX: u64 = 8;
 
 /// Writing by calls.

@@ -9,35 +9,10 @@ use std::sync::{Arc, Mutex};
 use millpond::testing::{Clock, Disk, Fault, FaultKind, step};
 use millpond::{Delivery, Durability, ErrorKind, Queue, QueueOptions, Store, StoreOptions};
 
-const SEGMENT_BYTES: u64 = 64 << 10;
+use super::{SEGMENT_BYTES, number, options, payload, settle};
 
 /// A fork of the disk, and the numbers of what must be in it.
 type Cut = (Disk, BTreeSet<u64>);
-
-fn options() -> StoreOptions {
-    Store::options()
-        .segment_bytes(SEGMENT_BYTES)
-        .durability(Durability::Process)
-        .delete_durability(Durability::Process)
-}
-
-fn settle(store: &Store) {
-    let mut steps = 0;
-    while step(store).unwrap() {
-        steps += 1;
-        assert!(steps < 100_000, "it comes to an end");
-    }
-}
-
-fn payload(n: u64, bytes: usize) -> Vec<u8> {
-    let mut payload = n.to_le_bytes().to_vec();
-    payload.resize(bytes.max(8), n as u8);
-    payload
-}
-
-fn number(payload: &[u8]) -> u64 {
-    u64::from_le_bytes(*payload.first_chunk().unwrap())
-}
 
 fn names(disk: &Disk, what: &str) -> Vec<String> {
     disk.file_names().into_iter().filter(|n| n.contains(what) && !n.contains('/')).collect()

@@ -1,30 +1,14 @@
-//! Space comes back: segments in which little is left are rewritten, beside running work, and nothing is lost by it.
+//! Space comes back, within the bound, and what stays is whole and in order.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use millpond::testing::{Clock, Disk, step};
-use millpond::{Delivery, Durability, Queue, Store, StoreOptions};
+use millpond::testing::{Clock, Disk};
+use millpond::{Delivery, Queue};
 
-const SEGMENT_BYTES: u64 = 64 << 10;
-
-fn options() -> StoreOptions {
-    Store::options()
-        .segment_bytes(SEGMENT_BYTES)
-        .durability(Durability::Process)
-        .delete_durability(Durability::Process)
-}
-
-/// All that the background threads would do.
-fn settle(store: &Store) {
-    let mut steps = 0;
-    while step(store).unwrap() {
-        steps += 1;
-        assert!(steps < 100_000, "it comes to an end");
-    }
-}
+use super::{SEGMENT_BYTES, number, options, payload, settle};
 
 /// All files, with their lengths.
 fn files(disk: &Disk) -> Vec<(String, u64)> {
@@ -36,16 +20,6 @@ fn assert_bounded(disk: &Disk, live: u64) {
     let bytes: u64 = files(disk).iter().map(|(_, bytes)| bytes).sum();
     let bound = 2 * live + 4 * SEGMENT_BYTES;
     assert!(bytes <= bound, "{bytes} bytes for {live} live ones: {:?}", files(disk));
-}
-
-fn payload(n: u64, bytes: usize) -> Vec<u8> {
-    let mut payload = n.to_le_bytes().to_vec();
-    payload.resize(bytes.max(8), n as u8);
-    payload
-}
-
-fn number(payload: &[u8]) -> u64 {
-    u64::from_le_bytes(*payload.first_chunk().unwrap())
 }
 
 /// Takes all that is there.
