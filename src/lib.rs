@@ -53,5 +53,5 @@ pub use error::{Error, ErrorKind, Result};
 pub use message::{Message, MessageId};
 pub use options::{Backoff, Durability, OnDrop, QueueOptions};
 pub use queue::{Deleted, Queue};
-pub use report::{Damage, Recovery, SetAside, State};
+pub use report::{Damage, Recovery, Report, SetAside, State};
 pub use store::{Store, StoreOptions};

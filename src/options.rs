@@ -206,6 +206,8 @@ pub(crate) struct Settings {
     pub segment_bytes: u64,
     pub max_message_bytes: u64,
     pub garbage_percent: u32,
+    /// How long all files together may be.
+    pub max_bytes: Option<u64>,
     pub strict: bool,
     /// Whether a thread of its own does the maintenance; tests do it themselves.
     pub background: bool,
@@ -219,6 +221,7 @@ impl Default for Settings {
             segment_bytes: 64 << 20,
             max_message_bytes: 64 << 20,
             garbage_percent: 100,
+            max_bytes: None,
             strict: false,
             background: true,
         }
@@ -227,6 +230,8 @@ impl Default for Settings {
 
 pub(crate) const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// What a store may be limited to, in segments.
+const SEGMENTS_MIN: u64 = 4;
 pub(crate) const MESSAGE_BYTES_MAX: u64 = 1 << 30;
 
 impl Settings {
@@ -243,6 +248,9 @@ impl Settings {
         }
         if !(10..=1000).contains(&self.garbage_percent) {
             return Err(Error::invalid("garbage_percent must be from 10 to 1000"));
+        }
+        if self.max_bytes.is_some_and(|max| max < SEGMENTS_MIN * self.segment_bytes) {
+            return Err(Error::invalid("max_bytes must be at least four times segment_bytes"));
         }
         self.durability.check()?;
         self.delete_durability.check()

@@ -57,6 +57,37 @@ pub struct Recovery {
     pub renamed_queues: Vec<String>,
 }
 
+/// What was found in a store that was checked, or that messages were salvaged from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// Queues that are declared.
+    pub queues: usize,
+    /// Messages that are not deleted; or that were salvaged.
+    pub messages: u64,
+    /// Segments of the log.
+    pub segments: usize,
+    /// How long they are together, in bytes.
+    pub bytes: u64,
+    /// Damage to what was proven durable.
+    pub damaged: Vec<Damage>,
+    /// Unfinished bytes behind the end of the log.
+    pub set_aside: Vec<SetAside>,
+    /// Cursor files that cannot be read.
+    pub bad_cursors: Vec<PathBuf>,
+    /// Index files that cannot be used. Nothing is lost: they are made anew.
+    pub bad_indexes: Vec<PathBuf>,
+    /// No cursor can be read.
+    pub full_walk: bool,
+}
+
+impl Report {
+    /// Whether everything is as it was written. What a crash has left unfinished does not count.
+    pub fn is_sound(&self) -> bool {
+        self.damaged.is_empty() && self.bad_cursors.is_empty() && self.bad_indexes.is_empty()
+    }
+}
+
 /// Where a message is, between its insert and its delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::TimeSource;
-use crate::engine::{Closed, Engine, StoreStats};
+use crate::engine::{Closed, Engine, StoreStats, check_empty, verify};
 use crate::error::{Error, Result};
 use crate::options::{Durability, QueueOptions, Settings};
 use crate::queue::Queue;
 use crate::random::Entropy;
-use crate::report::Recovery;
+use crate::report::{Recovery, Report};
 use crate::storage::Storage;
 use crate::storage::disk::RealDirectory;
 
@@ -131,6 +131,62 @@ impl Store {
         self.engine().store_stats()
     }
 
+    /// Copies the store into directory `dir`, while it is in use: as it was at one moment during the call, to the last
+    /// record. What is in flight then is delivered again by the copy. `dir` must be missing or empty. Once this returns,
+    /// it is durable, and opens as a store (of the same [`uuid`](Store::uuid)); until then it is named `dir.partial`.
+    ///
+    /// On the same file system it takes little space and time, since sealed segments get a second name there; the one that
+    /// is written to is copied. Blocks for that, and for a checkpoint; inserts and consumers go on. Of a poisoned store the
+    /// copy is what can be read.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if there is anything in `dir`; `DiskFull`, `Io`; `Closed`.
+    pub fn backup(&self, dir: impl AsRef<Path>) -> Result<()> {
+        let dir = dir.as_ref();
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                Error::invalid("the directory of a backup must be empty").file(dir)
+            }
+            _ => Error::io("cannot make the directory of the backup", error).file(dir),
+        };
+        let copy = RealDirectory::beside(dir).map_err(failed)?;
+        self.engine().backup(&copy)?;
+        copy.become_dir(dir).map_err(failed)
+    }
+
+    /// Reads all of the store in `dir` and verifies it: every frame of every segment, the cursors, the indexes. Changes
+    /// nothing, takes no lock, and may run while another process has the store open. Blocks for reading all files, one
+    /// segment of which it holds in memory at a time.
+    ///
+    /// # Errors
+    /// `Io` if there is no store or a file cannot be read, `NewerFormat`. Damage is no error: see
+    /// [`Report::is_sound`](crate::Report::is_sound).
+    pub fn verify(dir: impl AsRef<Path>) -> Result<Report> {
+        verify(existing(dir.as_ref())?)
+    }
+
+    /// Copies all messages that can be read of the store in `from`, which may be past repair, into a new store in `to`,
+    /// under the same queues: also what an open would set aside, or has set aside, because nothing proves that it was
+    /// durable, and what only the death of the process stood against. Nothing in `from` is changed, so it may be a copy on a
+    /// read-only disk; no process should have it open. The messages get new ids, and keep the old ones as
+    /// [`origin_id`](crate::Delivery::origin_id). All are ready in the new store: those that were in flight, delayed or
+    /// buried too.
+    ///
+    /// # Errors
+    /// As by [`verify`](Store::verify); `InvalidArgument` if there is anything in `to`; `DiskFull`.
+    pub fn salvage(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Report> {
+        let from = existing(from.as_ref())?;
+        let to = to.as_ref();
+        let directory = RealDirectory::open(to).map_err(|error| {
+            Error::io("cannot open the directory of the new store", error).file(to)
+        })?;
+        check_empty(&directory)?;
+        let store = Store::options().durability(Durability::Process).open(to)?;
+        let report = store.engine().salvage_from(from)?;
+        store.close()?;
+        Ok(report)
+    }
+
     /// Closes the store: what is in flight is given back uncounted, everything is made durable, and the next open has
     /// nothing to replay. All handles return `Closed` from then on. Closing twice is fine.
     pub fn close(&self) -> Result<()> {
@@ -141,6 +197,14 @@ impl Store {
     /// and settling go on until then.
     pub fn close_timeout(&self, wait: Duration) -> Result<Closed> {
         self.engine().close(wait)
+    }
+}
+
+/// A directory that must be there.
+fn existing(dir: &Path) -> Result<Arc<dyn Storage>> {
+    match RealDirectory::existing(dir) {
+        Ok(directory) => Ok(Arc::new(directory)),
+        Err(error) => Err(Error::io("cannot open the store's directory", error).file(dir)),
     }
 }
 
@@ -204,6 +268,14 @@ impl StoreOptions {
     /// what is in it.
     pub fn garbage_percent(mut self, percent: u32) -> StoreOptions {
         self.settings.garbage_percent = percent;
+        self
+    }
+
+    /// How long all files of the store may be together, in bytes: at least four segments. It acts as the end of the disk
+    /// does: an insert that would need more returns `DiskFull`, and everything else goes on. What is kept in
+    /// `quarantine/` does not count. Default: no limit but the disk's.
+    pub fn max_bytes(mut self, bytes: u64) -> StoreOptions {
+        self.settings.max_bytes = Some(bytes);
         self
     }
 

@@ -4,11 +4,30 @@
 pub use crate::clock::Clock;
 pub use crate::storage::sim::{Callback, Disk, Fault, FaultKind};
 
+use std::sync::Arc;
+
+use crate::engine;
 use crate::error::Result;
+use crate::report::Report;
 use crate::store::Store;
 
 /// Does one piece of the work that a store's background threads would do. Whether there was any.
 pub fn step(store: &Store) -> Result<bool> {
     let engine = store.engine();
     Ok(engine.supply_step()? || engine.maintain()?)
+}
+
+/// As [`Store::verify`].
+pub fn verify(disk: &Disk) -> Result<Report> {
+    engine::verify(Arc::new(disk.clone()))
+}
+
+/// As [`Store::salvage`], into a store that is open.
+pub fn salvage(from: &Disk, to: &Store) -> Result<Report> {
+    to.engine().salvage_from(Arc::new(from.clone()))
+}
+
+/// As [`Store::backup`], onto an empty disk.
+pub fn backup(store: &Store, to: &Disk) -> Result<()> {
+    store.engine().backup(to)
 }

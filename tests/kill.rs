@@ -12,6 +12,8 @@
 //! MILLPOND_KILL_ROUNDS=200 cargo test --test kill -- --nocapture
 //! ```
 //!
+//! or, for a soak of a given time, `MILLPOND_KILL_SECONDS=600`.
+//!
 //! `MILLPOND_KILL_SEED` sets the seed that a run has printed. What the threads do follows from it, what the scheduler
 //! does not. A run that fails leaves its directory behind, and says where.
 
@@ -28,15 +30,29 @@ mod model;
 #[path = "kill/parent.rs"]
 mod parent;
 
+use std::time::Duration;
+
 use millpond::Durability;
 
 /// How many rounds are enough to notice a fault that shows often; the long run is for the others.
 const ROUNDS: u32 = 12;
 
+/// How long a run goes on.
+#[derive(Clone, Copy, Debug)]
+pub enum Length {
+    Rounds(u32),
+    Time(Duration),
+}
+
 fn run(durability: Durability) {
-    let rounds = std::env::var("MILLPOND_KILL_ROUNDS");
-    let rounds = rounds.map_or(ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
-    parent::run(durability, rounds);
+    let number = |name: &str| {
+        std::env::var(name).ok().map(|value| value.parse::<u32>().expect("a number in its place"))
+    };
+    let length = match (number("MILLPOND_KILL_SECONDS"), number("MILLPOND_KILL_ROUNDS")) {
+        (Some(seconds), _) => Length::Time(Duration::from_secs(seconds.into())),
+        (None, rounds) => Length::Rounds(rounds.unwrap_or(ROUNDS)),
+    };
+    parent::run(durability, length);
 }
 
 #[test]

@@ -114,9 +114,14 @@ fn drain(dir: &Path, clean: bool) {
     store.close().unwrap();
 }
 
-/// What lies in the log, the indexes and the cursors, in bytes; reserved space that nothing was written to is left out.
+/// What lies in the log, the indexes and the cursors, in bytes; reserved space that nothing was written to, and what
+/// is held back for a full disk, is left out.
 fn used_bytes(dir: &Path) -> u64 {
     let files = fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
+    let is_spare = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("spare."))
+    };
+    let files = files.filter(|path| !is_spare(path));
     let used = |path: PathBuf| match path.extension() {
         Some(extension) if extension == "seg" => {
             let bytes = fs::read(&path).unwrap();

@@ -35,9 +35,16 @@ pub(crate) struct Policy {
     pub segment_bytes: u64,
     /// In percent of what is live.
     pub garbage_percent: u64,
+    /// What a copy may hold at most, where there is little space left.
+    pub copy_bytes: Option<u64>,
 }
 
 impl Policy {
+    /// Whether a copy of so much can be made.
+    fn has_room(&self, live: u64) -> bool {
+        self.copy_bytes.is_none_or(|most| live <= most)
+    }
+
     fn is_too_much(&self, garbage: u64, live: u64) -> bool {
         garbage.saturating_mul(100) > live.saturating_mul(self.garbage_percent)
     }
@@ -63,7 +70,7 @@ pub(crate) fn choose(segments: &[Size], policy: Policy) -> Option<Range<usize>> 
         for (at, size) in segments.iter().enumerate().skip(start).take(STRETCH_MAX) {
             live += size.live;
             garbage += size.garbage();
-            if !size.free || (live > segment_bytes && at > start) {
+            if !size.free || (live > segment_bytes && at > start) || !policy.has_room(live) {
                 break;
             }
             if policy.is_too_much(garbage, live)
@@ -74,19 +81,19 @@ pub(crate) fn choose(segments: &[Size], policy: Policy) -> Option<Range<usize>> 
         }
     }
     let (_, chosen) = best?;
-    Some(with_small_neighbours(segments, chosen, segment_bytes))
+    Some(with_small_neighbours(segments, chosen, policy))
 }
 
 /// Takes in neighbours that are small beside what is rewritten anyway, so that the number of files stays small too.
-fn with_small_neighbours(
-    segments: &[Size],
-    chosen: Range<usize>,
-    segment_bytes: u64,
-) -> Range<usize> {
+fn with_small_neighbours(segments: &[Size], chosen: Range<usize>, policy: Policy) -> Range<usize> {
+    let segment_bytes = policy.segment_bytes;
     let Range { mut start, mut end } = chosen;
     let mut live: u64 = segments[start..end].iter().map(|size| size.live).sum();
     let is_small = |size: &&Size, live: u64| {
-        size.free && size.bytes <= live.max(segment_bytes / 16) && live + size.live <= segment_bytes
+        size.free
+            && size.bytes <= live.max(segment_bytes / 16)
+            && live + size.live <= segment_bytes
+            && policy.has_room(live + size.live)
     };
     while let Some(size) = segments.get(end).filter(|size| is_small(size, live)) {
         live += size.live;
@@ -107,7 +114,8 @@ mod tests {
     use proptest::prelude::*;
 
     const SEGMENT: u64 = 1 << 20;
-    const POLICY: Policy = Policy { segment_bytes: SEGMENT, garbage_percent: 100 };
+    const POLICY: Policy =
+        Policy { segment_bytes: SEGMENT, garbage_percent: 100, copy_bytes: None };
 
     /// Segments whose messages are all as large, each deleted or not.
     #[derive(Default)]

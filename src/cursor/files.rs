@@ -9,14 +9,15 @@ use std::sync::Arc;
 
 use crate::format::cursor::sections::Section;
 use crate::format::cursor::{self, CursorFound, CursorHeader};
-use crate::storage::{File, Prepare, Storage};
+use crate::storage::{File, Prepare, Space, Spare, Storage};
 
 /// How many generations are kept.
 const KEPT: usize = 2;
 
 const TEMPORARY: &str = "cursor.tmp";
 
-fn cursor_name(generation: u64) -> String {
+/// The name of the cursor of a generation.
+pub(crate) fn cursor_name(generation: u64) -> String {
     format!("cursor.{generation:010}")
 }
 
@@ -38,10 +39,11 @@ pub(crate) enum PublishFailed {
 /// Makes `bytes` the newest cursor, durably, and removes those that are no longer needed.
 pub(crate) fn publish(
     storage: &dyn Storage,
+    space: &Space,
     generation: u64,
     bytes: &[u8],
 ) -> Result<(), PublishFailed> {
-    let file = write_temporary(storage, bytes).map_err(PublishFailed::NotWritten)?;
+    let file = write_temporary(space, bytes).map_err(PublishFailed::NotWritten)?;
     file.sync_data()
         .and_then(|()| storage.rename(TEMPORARY, &cursor_name(generation)))
         .and_then(|()| storage.sync_dir())
@@ -51,15 +53,16 @@ pub(crate) fn publish(
     for entry in storage.list().unwrap_or_default() {
         if is_old(&entry.name) {
             // One that stays is removed after the next cursor.
-            let _ = storage.remove(&entry.name);
+            space.remove(&entry.name);
         }
     }
     Ok(())
 }
 
-fn write_temporary(storage: &dyn Storage, bytes: &[u8]) -> io::Result<Arc<dyn File>> {
-    let _ = storage.remove(TEMPORARY);
-    let file = storage.create(TEMPORARY, bytes.len() as u64, Prepare::Reserve)?;
+fn write_temporary(space: &Space, bytes: &[u8]) -> io::Result<Arc<dyn File>> {
+    space.remove(TEMPORARY);
+    let len = bytes.len() as u64;
+    let file = space.create_or_take(Spare::Cursor, TEMPORARY, len..=len, Prepare::Reserve)?;
     file.write_at(0, bytes)?;
     Ok(file)
 }
@@ -80,21 +83,29 @@ pub(crate) enum Loaded {
     Found { cursor: Option<(CursorHeader, Vec<Section>)>, bad: Vec<BadCursor>, newest: u64 },
 }
 
-/// Reads the newest cursor that can be believed among the file names of the directory.
-pub(crate) fn load(storage: &dyn Storage, names: &[String]) -> io::Result<Loaded> {
+/// Reads the newest cursor that can be believed among the file names of the directory: of `store`, if any of them is.
+pub(crate) fn load(
+    storage: &dyn Storage,
+    names: &[String],
+    store: Option<[u8; 16]>,
+) -> io::Result<Loaded> {
     let mut generations: Vec<u64> =
         names.iter().filter_map(|name| parse_cursor_name(name)).collect();
     generations.sort_unstable_by(|a, b| b.cmp(a));
     let newest = generations.first().copied().unwrap_or(0);
     let mut bad = Vec::new();
+    let mut foreign = None;
     for generation in generations {
         let name = cursor_name(generation);
-        let file = storage.open_read(&name)?;
-        let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
-        file.read_at(0, &mut bytes)?;
-        match cursor::decode(&bytes) {
+        match cursor::decode(&read(storage, &name)?) {
             CursorFound::Cursor { header, sections } if header.generation == generation => {
-                return Ok(Loaded::Found { cursor: Some((header, sections)), bad, newest });
+                if store.is_none_or(|store| store == header.store) {
+                    return Ok(Loaded::Found { cursor: Some((header, sections)), bad, newest });
+                }
+                if foreign.is_none() {
+                    foreign = Some(((header, sections), bad.clone()));
+                }
+                bad.push(BadCursor { name, reason: "it is another store's", offset: 0 });
             }
             CursorFound::Cursor { .. } => {
                 bad.push(BadCursor { name, reason: "it is another generation's", offset: 0 });
@@ -105,5 +116,31 @@ pub(crate) fn load(storage: &dyn Storage, names: &[String]) -> io::Result<Loaded
             }
         }
     }
-    Ok(Loaded::Found { cursor: None, bad, newest })
+    Ok(match foreign {
+        // No file agrees with another: then the cursor says whose they should be.
+        Some((cursor, bad)) => Loaded::Found { cursor: Some(cursor), bad, newest },
+        None => Loaded::Found { cursor: None, bad, newest },
+    })
+}
+
+fn read(storage: &dyn Storage, name: &str) -> io::Result<Vec<u8>> {
+    let file = storage.open_read(name)?;
+    let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
+    file.read_at(0, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// The cursors before that of a generation that cannot be believed. One that cannot be read may have been removed.
+pub(crate) fn unreadable_before(
+    storage: &dyn Storage,
+    names: &[String],
+    generation: u64,
+) -> Vec<String> {
+    let older = names.iter().filter_map(|name| parse_cursor_name(name));
+    let older = older.filter(|found| *found < generation).map(cursor_name);
+    let is_bad = |name: &String| {
+        let bytes = read(storage, name);
+        bytes.is_ok_and(|bytes| matches!(cursor::decode(&bytes), CursorFound::Bad { .. }))
+    };
+    older.filter(is_bad).collect()
 }

@@ -5,4 +5,6 @@ mod acks;
 mod files;
 
 pub(crate) use acks::AckSet;
-pub(crate) use files::{BadCursor, Loaded, PublishFailed, load, publish};
+pub(crate) use files::{
+    BadCursor, Loaded, PublishFailed, cursor_name, load, publish, unreadable_before,
+};

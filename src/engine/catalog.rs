@@ -84,7 +84,7 @@ impl Engine {
                 break (entry.shared.clone(), entry.declared_at);
             }
             let id = known.unwrap_or(state.next_queue);
-            match self.append_declare(id, name, &options)? {
+            match self.append_declare(id, name, &options, Purpose::Insert)? {
                 Ok(end) => break (self.apply_declare(&mut state, id, name, options, end), end),
                 Err(refused) => {
                     drop(state);
@@ -106,13 +106,14 @@ impl Engine {
         id: u32,
         name: &str,
         options: &QueueOptions,
+        purpose: Purpose,
     ) -> Result<std::result::Result<Position, Refused>> {
         let options = options.encode()?;
         let mut body = Vec::new();
         Declare { queue: id, name: name.as_bytes(), options: &options }.encode(&mut body);
         let draft = [Draft::record(DECLARE, &body)];
         let sync_by = self.sync_by(self.settings.durability);
-        let appended = self.log.append(&draft, Purpose::Insert, sync_by, None);
+        let appended = self.log.append(&draft, purpose, sync_by, None);
         Ok(appended.map(|appended| {
             self.after_append(&appended);
             appended.end

@@ -23,7 +23,7 @@ use crate::format::cursor::sections::{
     self, DamageSection, LaneState, QueueSection, SegmentSection,
 };
 use crate::format::cursor::{CursorEncoder, CursorHeader};
-use crate::log::{Refused, index_name, parse_segment_name, segment_name};
+use crate::log::{Purpose, Refused, index_name, parse_segment_name, segment_name};
 use crate::report::Damage;
 
 /// Ids that a cursor reserves ahead of those given out.
@@ -84,7 +84,7 @@ impl Engine {
         let in_a_burst = since < BURST;
         let least = if in_a_burst { LOG_BYTES_MIN_IN_A_BURST } else { LOG_BYTES_MIN };
         let least = least.min(self.settings.segment_bytes);
-        if grown >= least.max(LOG_PER_CURSOR * maintenance.cursor_bytes) {
+        if grown >= least.max(LOG_PER_CURSOR * state.cursor_bytes) {
             return true;
         }
         if std::mem::take(&mut state.reclaimable) {
@@ -120,18 +120,21 @@ impl Engine {
         self.sync_to(end)?;
         // What was durable before stays so, but nothing is promised any more.
         self.check_alive()?;
-        if let Err(failed) = publish(&*self.storage, generation, &bytes) {
+        if let Err(failed) = publish(&*self.storage, &self.space, generation, &bytes) {
             return Err(self.publish_failed(failed, generation));
         }
         maintenance.generation = generation;
         maintenance.checkpoint_at = moment.written_bytes;
         maintenance.checkpoint_time = self.time.mono();
-        maintenance.cursor_bytes = bytes.len() as u64;
         maintenance.retry_at = 0;
         let CursorHeader { position, id_ceiling, .. } = moment.header;
         maintenance.position = position;
         self.log.tail().checkpointed(position.segment(), id_ceiling);
+        self.lock_state().cursor_bytes = bytes.len() as u64;
         self.remove_dropped(generation);
+        if !self.space.is_complete() {
+            self.supplier.wake();
+        }
         Ok(())
     }
 
@@ -169,7 +172,7 @@ impl Engine {
     }
 
     /// Declares again the queues that were declared in a segment whose number `goes` picks. Whether all could be: there
-    /// may be no room, and the caller holds the maintenance lock.
+    /// may be no room.
     pub(super) fn declare_again(&self, goes: impl Fn(&State, u32) -> bool) -> Result<bool> {
         loop {
             let mut state = self.lock_state();
@@ -177,7 +180,7 @@ impl Engine {
             let found = state.queues.values().find(|q| goes(&state, q.declared_at.segment()));
             let Some(found) = found else { return Ok(true) };
             let (shared, options) = (found.shared.clone(), found.options.clone());
-            match self.append_declare(shared.id, &shared.name, &options)? {
+            match self.append_declare(shared.id, &shared.name, &options, Purpose::Settle)? {
                 Ok(end) => {
                     if let Some(entry) = state.queues.get_mut(&shared.id) {
                         entry.declared_at = end;
@@ -186,6 +189,12 @@ impl Engine {
                 Err(Refused::Failed) => {
                     drop(state);
                     return Err(self.write_failed());
+                }
+                Err(Refused::Segment { frames_bytes }) => {
+                    drop(state);
+                    if self.try_prepare_for(frames_bytes, Purpose::Settle).is_err() {
+                        return Ok(false);
+                    }
                 }
                 Err(_) => return Ok(false),
             }
@@ -337,8 +346,8 @@ impl Engine {
         };
         for number in dropped {
             // What cannot be removed now is removed by the next open.
-            let _ = self.storage.remove(&segment_name(number));
-            let _ = self.storage.remove(&index_name(number));
+            self.space.remove(&segment_name(number));
+            self.space.remove(&index_name(number));
         }
     }
 }

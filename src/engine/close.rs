@@ -42,13 +42,14 @@ impl Engine {
         let mut maintenance = self.maintenance.lock();
         let _supply = self.supply.lock();
         if maintenance.rewrite.take().is_some() {
-            let _ = self.storage.remove(COPY_NAME);
+            self.space.remove(COPY_NAME);
         }
         let outcome = released.and_then(|released| {
             self.seal_for_rest()?;
             self.checkpoint(&mut maintenance, true)?;
             Ok(Closed { settled: began_with.saturating_sub(released), released })
         });
+        let spares = self.spare_bytes();
         {
             // Whoever holds this lock and found the store open may rely on the log having an end.
             let mut state = self.lock_state();
@@ -58,6 +59,11 @@ impl Engine {
             state.segments.clear();
         }
         self.log.remove_unused();
+        if !self.log.is_poisoned() {
+            // What was just given back goes to the spares first.
+            let _ = self.space.hold_back(spares);
+            self.space.let_go_of_copy();
+        }
         let note = open::lock_note(self.storage.pid(), "");
         if let Some(lock) = self.directory_lock.lock().take()
             && !self.log.is_poisoned()

@@ -15,7 +15,7 @@
 //!   goes by the newest cursor that verifies. If it finds none, whole new segments stand for the old ones.
 
 use std::io;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use super::Engine;
@@ -32,8 +32,8 @@ use crate::format::header::{
 };
 use crate::format::record::insert::decode_insert;
 use crate::format::record::{INSERT, ROLL, encode_roll};
-use crate::log::{Lane, LaneIndex, MemoryIndex, ROLL_RESERVE, Segment, segment_name};
-use crate::storage::{File, Prepare};
+use crate::log::{Lane, LaneIndex, MemoryIndex, SEGMENT_OVERHEAD, Segment, segment_name};
+use crate::storage::{File, Prepare, Spare, is_full};
 
 /// The name of a segment that is being written.
 pub(super) const COPY_NAME: &str = "compact.tmp";
@@ -74,13 +74,15 @@ enum Abandoned {
     Changed,
     /// Something in this segment does not verify.
     Damaged(Arc<Segment>),
+    /// There is no space for the copy.
+    Full,
     /// The copy could not be written.
     Io,
 }
 
 impl From<io::Error> for Abandoned {
-    fn from(_: io::Error) -> Abandoned {
-        Abandoned::Io
+    fn from(error: io::Error) -> Abandoned {
+        if is_full(&error) { Abandoned::Full } else { Abandoned::Io }
     }
 }
 
@@ -107,10 +109,11 @@ impl Engine {
 
     fn give_up(&self, maintenance: &mut Maintenance, abandoned: &Abandoned) {
         // What cannot be removed now is removed before the next copy, or by the next open.
-        let _ = self.storage.remove(COPY_NAME);
+        self.space.remove(COPY_NAME);
         match abandoned {
             Abandoned::Changed => {}
             Abandoned::Damaged(segment) => self.fix(segment),
+            Abandoned::Full => maintenance.compact_full = Some(self.space.changes()),
             Abandoned::Io => {
                 let more = RETRY_BYTES.min(self.settings.segment_bytes);
                 maintenance.compact_at = self.log.tail().written_bytes() + more;
@@ -127,7 +130,9 @@ impl Engine {
     }
 
     fn begin_if_due(&self, maintenance: &mut Maintenance) -> Result<bool> {
-        if self.log.tail().written_bytes() < maintenance.compact_at {
+        if self.log.tail().written_bytes() < maintenance.compact_at
+            || maintenance.compact_full == Some(self.space.changes())
+        {
             return Ok(false);
         }
         let sizes = |least: bool| -> Vec<Size> {
@@ -138,6 +143,7 @@ impl Engine {
         let policy = Policy {
             segment_bytes: self.settings.segment_bytes,
             garbage_percent: self.settings.garbage_percent.into(),
+            copy_bytes: None,
         };
         if !is_due(&sizes(true), policy) {
             return Ok(false);
@@ -146,14 +152,20 @@ impl Engine {
             self.weigh(&segment)?;
             return Ok(true);
         }
-        let chosen = choose(&sizes(false), policy);
-        let Some(chosen) = chosen else { return Ok(false) };
-        let sources: Vec<Arc<Segment>> = {
-            let state = self.lock_state();
-            let chosen = state.segments.get(chosen).unwrap_or_default();
-            chosen.iter().map(|s| s.segment.clone()).collect()
+        let sizes = sizes(false);
+        let mut begun = match choose(&sizes, policy) {
+            Some(chosen) => self.begin(chosen),
+            None => return Ok(false),
         };
-        match self.begin(&sources) {
+        if matches!(begun, Err(Abandoned::Full)) {
+            // What is held back for a copy is enough for less.
+            let held = self.space.held(Spare::Copy).saturating_sub(SEGMENT_OVERHEAD);
+            let smaller = Policy { copy_bytes: Some(held), ..policy };
+            if let Some(chosen) = choose(&sizes, smaller) {
+                begun = self.begin(chosen);
+            }
+        }
+        match begun {
             Ok(rewrite) => maintenance.rewrite = rewrite,
             Err(abandoned) => self.give_up(maintenance, &abandoned),
         }
@@ -208,11 +220,16 @@ impl Engine {
         place(&state, segment).map(|at| state.segments[at].acks.clone())
     }
 
-    fn begin(&self, segments: &[Arc<Segment>]) -> std::result::Result<Option<Rewrite>, Abandoned> {
+    fn begin(&self, chosen: Range<usize>) -> std::result::Result<Option<Rewrite>, Abandoned> {
+        let segments: Vec<Arc<Segment>> = {
+            let state = self.lock_state();
+            let chosen = state.segments.get(chosen).unwrap_or_default();
+            chosen.iter().map(|s| s.segment.clone()).collect()
+        };
         let (Some(first), Some(last)) = (segments.first(), segments.last()) else {
             return Ok(None);
         };
-        for segment in segments {
+        for segment in &segments {
             if segment.index().is_none() {
                 self.load_index(segment).map_err(|_| Abandoned::Io)?;
             }
@@ -228,7 +245,7 @@ impl Engine {
                 |s: &Arc<Segment>| Some(*state.segments[place(&state, s)?].live_bytes().end());
             segments.iter().filter_map(most).sum()
         };
-        let bytes = u64::from(FRAMES_START) + most + u64::from(ROLL_RESERVE);
+        let bytes = SEGMENT_OVERHEAD + most;
         let capacity = u32::try_from(bytes).map_err(|_| Abandoned::Damaged(first.clone()))?;
         if u32::try_from(id_end.saturating_sub(first.first_id)).is_err() {
             // Its ids would not fit into the frames.
@@ -244,8 +261,9 @@ impl Engine {
             created_at: self.now().wall_ms,
             capacity,
         };
-        let _ = self.storage.remove(COPY_NAME);
-        let file = self.storage.create(COPY_NAME, bytes, Prepare::Reserve)?;
+        self.space.remove(COPY_NAME);
+        let lens = bytes..=bytes;
+        let file = self.space.create_or_take(Spare::Copy, COPY_NAME, lens, Prepare::Reserve)?;
         Ok(Some(Rewrite {
             sources: segments.iter().map(|s| Source { segment: s.clone(), acks: None }).collect(),
             offsets: Vec::new(),
@@ -306,7 +324,7 @@ impl Engine {
         let numbers = rewrite.numbers();
         let taken = rewrite.header.replaces_first..=rewrite.header.replaces_last;
         if !self.declare_again(|_, number| taken.contains(&number))? {
-            return Ok(Err(Abandoned::Io));
+            return Ok(Err(Abandoned::Full));
         }
         let next = {
             let state = self.lock_state();
@@ -468,7 +486,7 @@ fn size_of(s: &SegmentState, covered: u32, least: bool) -> Size {
         return Size { bytes: 0, live: 0, free: false };
     }
     // What every segment has is no garbage.
-    let frames = u64::from(s.segment.end()).saturating_sub((FRAMES_START + ROLL_RESERVE).into());
+    let frames = u64::from(s.segment.end()).saturating_sub(SEGMENT_OVERHEAD);
     Size {
         bytes: frames.max(*live.start()),
         live: if least { *live.start() } else { *live.end() },

@@ -106,7 +106,7 @@ impl Engine {
             self.check_alive()?;
             let mut state = self.lock_state();
             claimant.check(&state, from, id)?;
-            match self.log.append(&run, Purpose::Settle, sync_by, Some(&to.removed)) {
+            match self.log.append(&run, Purpose::Insert, sync_by, Some(&to.removed)) {
                 Ok(appended) => {
                     state.forget(from.id, id);
                     self.after_settle(&mut state);
@@ -114,7 +114,7 @@ impl Engine {
                 }
                 Err(refused) => {
                     drop(state);
-                    self.make_room(refused, Purpose::Settle)?;
+                    self.make_room(refused, Purpose::Insert)?;
                 }
             }
         };

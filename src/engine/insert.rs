@@ -70,7 +70,7 @@ impl Engine {
         Ok(())
     }
 
-    fn append_insert(&self, queue: &QueueShared, run: &[Draft<'_>]) -> Result<Appended> {
+    pub(super) fn append_insert(&self, queue: &QueueShared, run: &[Draft<'_>]) -> Result<Appended> {
         let sync_by = self.sync_by(queue.durability());
         loop {
             match self.log.append(run, Purpose::Insert, sync_by, Some(&queue.removed)) {

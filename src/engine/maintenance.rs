@@ -21,8 +21,6 @@ pub(super) struct Maintenance {
     pub checkpoint_at: u64,
     /// When that one was written.
     pub checkpoint_time: Instant,
-    /// How large the newest cursor is.
-    pub cursor_bytes: u64,
     /// The newest cursor was not written for want of space; wait for more log before trying again.
     pub retry_at: u64,
     /// What the newest cursor is true of.
@@ -31,6 +29,8 @@ pub(super) struct Maintenance {
     pub rewrite: Option<Rewrite>,
     /// No compaction before the log has grown to this.
     pub compact_at: u64,
+    /// There was no space for one when [`Space::changes`](crate::storage::Space::changes) was this.
+    pub compact_full: Option<u64>,
 }
 
 impl Engine {
@@ -85,6 +85,7 @@ impl Engine {
         for sealed in &ready {
             // A segment that stays too long costs space and nothing else.
             let _ = sealed.file.set_len(sealed.segment.end().into());
+            self.space.freed();
         }
         !ready.is_empty()
     }
@@ -92,6 +93,10 @@ impl Engine {
     /// Writes the index of one sealed segment that has it only in memory. Crash window: a torn index, which does not
     /// verify and is made anew.
     pub(super) fn write_index(&self) -> Result<bool> {
+        if !self.space.is_complete() {
+            // What there is of space is for what cannot be done without.
+            return Ok(false);
+        }
         let found = {
             let state = self.lock_state();
             state.segments.iter().map(|s| &s.segment).find_map(|segment| {
@@ -118,8 +123,8 @@ impl Engine {
         content: &[u8],
     ) -> std::io::Result<Option<LaneIndex>> {
         let name = index_name(segment.file);
-        let _ = self.storage.remove(&name);
-        let file = self.storage.create(&name, content.len() as u64, Prepare::Reserve)?;
+        self.space.remove(&name);
+        let file = self.space.create(&name, content.len() as u64, Prepare::Reserve)?;
         file.write_at(0, content)?;
         let (number, salt, end) = (segment.file, segment.salt, segment.end());
         Ok(LaneIndex::from_file(file.map_read()?, number, salt, end))

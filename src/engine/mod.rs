@@ -5,6 +5,7 @@
 //! writes cursors or makes segments: a background thread, or a caller who cannot wait for it.
 
 mod background;
+mod backup;
 mod catalog;
 mod checkpoint;
 mod close;
@@ -18,12 +19,14 @@ mod read;
 mod recover;
 mod repair;
 mod replay;
+mod salvage;
 mod scratch;
 mod settle;
 mod state;
 mod stats;
 mod supply;
 mod take;
+mod verify;
 mod walk;
 
 use std::sync::Arc;
@@ -38,7 +41,7 @@ use crate::lock::{Guard, Lock, Signal};
 use crate::log::{Appended, Log, Purpose, Refused, SyncFailed};
 use crate::options::{Durability, Settings};
 use crate::report::Recovery;
-use crate::storage::{self, Storage};
+use crate::storage::{self, Space, Storage};
 
 use background::Background;
 use maintenance::Maintenance;
@@ -46,14 +49,17 @@ use state::State;
 
 pub use close::Closed;
 pub(crate) use read::Content;
+pub(crate) use salvage::check_empty;
 pub use settle::Fate;
 pub(crate) use settle::HeldBy;
 pub(crate) use state::QueueShared;
 pub use stats::{Oldest, QueueStats, SegmentStats, StoreStats};
 pub(crate) use take::{Few, Peeked, Taken};
+pub(crate) use verify::verify;
 
 pub(crate) struct Engine {
     storage: Arc<dyn Storage>,
+    space: Arc<Space>,
     settings: Settings,
     time: TimeSource,
     store_id: [u8; 16],
@@ -190,6 +196,7 @@ impl Engine {
             Refused::Failed => Err(self.write_failed()),
             Refused::Closed => Err(Error::closed()),
             Refused::Removed => Err(removed()),
+            Refused::HeldBack => self.hold_back(),
             Refused::Segment { frames_bytes } => self.prepare_for(frames_bytes, purpose),
             Refused::Checkpoint { ids } => self.checkpoint_for(ids),
         }

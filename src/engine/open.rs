@@ -13,6 +13,7 @@
 //! Crash windows: after 1, a copy too many; after 2, the same log, proven no further; after 3, stray segments,
 //! which the next open passes over, because nothing names them. Doing it all again finds the same log each time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Engine;
@@ -36,14 +37,14 @@ pub(super) fn lock_note(pid: u32, boot: &str) -> String {
     format!("pid {pid}\nboot {boot}\n")
 }
 
-fn noted<'a>(note: &'a str, key: &str) -> Option<&'a str> {
+pub(super) fn noted<'a>(note: &'a str, key: &str) -> Option<&'a str> {
     note.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))
 }
 
 /// A segment file that the last frame of another one names, and that has no header.
 pub(super) enum Named {
     /// As it was made ready.
-    Unused { len: u64 },
+    Unused,
     /// It holds something behind where the header would be.
     Torn,
     /// Missing, cut off, or its header is damaged.
@@ -54,6 +55,18 @@ pub(super) enum Named {
 pub(super) fn used_of(storage: &dyn Storage, name: &str, limit: u64) -> std::io::Result<u32> {
     let data = storage.open_read(name)?.map_read()?;
     Ok(used_bytes(data.bytes(0..data.published().min(limit)), FRAMES_START))
+}
+
+/// What the files of a directory say of themselves.
+pub(super) struct Known {
+    pub cursor: Option<(CursorHeader, Vec<Section>)>,
+    /// Newer than that one.
+    pub bad: Vec<BadCursor>,
+    /// The generation of the newest cursor, good or bad.
+    pub newest: u64,
+    pub headers: BTreeMap<u32, (Header, u64)>,
+    /// None if there is no store yet.
+    pub store: Option<[u8; 16]>,
 }
 
 pub(super) struct Opening {
@@ -112,26 +125,10 @@ impl Engine {
 
 impl Opening {
     fn run(self, lock: Box<dyn storage::Lock>) -> Result<Arc<Engine>> {
-        let names: Vec<String> = self.files.iter().map(|(name, _)| name.clone()).collect();
-        let loaded =
-            load(&*self.storage, &names).map_err(|error| self.io("cannot read a cursor", error))?;
-        let (cursor, bad, newest) = match loaded {
-            Loaded::Found { cursor, bad, newest } => (cursor, bad, newest),
-            Loaded::Newer { name, version } => {
-                return Err(Error::new(
-                    ErrorKind::NewerFormat,
-                    format!("a cursor of format version {version}, written by a newer millpond"),
-                )
-                .file(self.storage.path(&name)));
-            }
-        };
-        let headers = self.headers()?;
-        let store_id = match (&cursor, headers.values().next()) {
-            (Some((header, _)), _) => header.store,
-            (None, Some((header, _))) => header.store,
-            (None, None) => {
-                self.entropy.store_id().map_err(|error| self.io("cannot make an id", error))?
-            }
+        let Known { cursor, bad, newest, headers, store } = self.known()?;
+        let store_id = match store {
+            Some(store) => store,
+            None => self.entropy.store_id().map_err(|error| self.io("cannot make an id", error))?,
         };
         let is_new = cursor.is_none() && headers.is_empty() && bad.is_empty();
         let found = self.find(cursor.as_ref(), &bad, headers, store_id)?;
@@ -142,13 +139,38 @@ impl Opening {
         self.repair(found, recovery, store_id, newest, cursor.as_ref(), lock)
     }
 
+    /// What the files say of themselves.
+    pub(super) fn known(&self) -> Result<Known> {
+        let headers = self.headers()?;
+        let mut stores: BTreeMap<[u8; 16], usize> = BTreeMap::new();
+        for (header, _) in headers.values() {
+            *stores.entry(header.store).or_default() += 1;
+        }
+        // Files of another store may have got in between.
+        let most = stores.into_iter().max_by_key(|(_, files)| *files).map(|(store, _)| store);
+        let names: Vec<String> = self.files.iter().map(|(name, _)| name.clone()).collect();
+        let loaded = load(&*self.storage, &names, most)
+            .map_err(|error| self.io("cannot read a cursor", error))?;
+        match loaded {
+            Loaded::Found { cursor, bad, newest } => {
+                let store = cursor.as_ref().map(|(header, _)| header.store).or(most);
+                Ok(Known { cursor, bad, newest, headers, store })
+            }
+            Loaded::Newer { name, version } => Err(Error::new(
+                ErrorKind::NewerFormat,
+                format!("a cursor of format version {version}, written by a newer millpond"),
+            )
+            .file(self.storage.path(&name))),
+        }
+    }
+
     pub(super) fn io(&self, what: &'static str, error: std::io::Error) -> Error {
         Error::io(what, error).file(self.storage.path(""))
     }
 
     /// The header of every segment file that has one, by number, with the file's length.
-    pub(super) fn headers(&self) -> Result<std::collections::BTreeMap<u32, (Header, u64)>> {
-        let mut headers = std::collections::BTreeMap::new();
+    pub(super) fn headers(&self) -> Result<BTreeMap<u32, (Header, u64)>> {
+        let mut headers = BTreeMap::new();
         let numbered =
             self.files.iter().filter_map(|(name, len)| Some((parse_segment_name(name)?, *len)));
         for (number, len) in numbered {
@@ -198,7 +220,7 @@ impl Opening {
             return Named::Lost;
         }
         match used_of(&*self.storage, &name, u64::MAX) {
-            Ok(FRAMES_START) => Named::Unused { len },
+            Ok(FRAMES_START) => Named::Unused,
             _ => Named::Torn,
         }
     }

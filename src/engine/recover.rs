@@ -87,7 +87,7 @@ impl Opening {
                     !headers.contains_key(&next)
                         && !files.iter().any(|file| file.header.covers(next))
                         && match self.named(next) {
-                            Named::Unused { .. } => false,
+                            Named::Unused => false,
                             // A power cut may keep frames and lose the header before them; a kill does not.
                             Named::Torn => self.same_boot,
                             Named::Lost => true,

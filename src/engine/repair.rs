@@ -8,9 +8,9 @@ use super::background::Background;
 use super::compact::COPY_NAME;
 use super::maintenance::Maintenance;
 use super::open::{Named, Opening, used_of};
-use super::recover::Found;
+use super::recover::{Found, TailFile};
 use super::state::{SegmentState, State, Weight};
-use super::walk::set_aside;
+use super::walk::{aside_note, set_aside};
 use super::{Engine, read};
 use crate::error::{Error, Result};
 use crate::format::cursor::CursorHeader;
@@ -21,13 +21,13 @@ use crate::format::header::{
 use crate::format::position::Position;
 use crate::lock::{Lock, Signal};
 use crate::log::{
-    Active, LaneIndex, Log, LogSettings, MemoryIndex, ROLL_RESERVE, Segment, Start, file_bytes,
-    index_name, parse_index_name, parse_segment_name, prepare_file, reuse_file, segment_name,
-    sync_prepared,
+    Active, LaneIndex, Log, LogSettings, MemoryIndex, Purpose, ROLL_RESERVE, Segment, Start,
+    file_bytes, index_name, parse_index_name, parse_segment_name, prepare_file, reuse_file,
+    segment_name, sync_prepared,
 };
 use crate::options::Durability;
 use crate::report::Recovery;
-use crate::storage::{self, Prepare};
+use crate::storage::{self, PROBE, Prepare, Space};
 
 impl Opening {
     /// Makes durable what was found, and starts the engine from there.
@@ -41,14 +41,13 @@ impl Opening {
         lock: Box<dyn storage::Lock>,
     ) -> Result<Arc<Engine>> {
         for aside in &recovery.set_aside {
-            if let Some(name) = aside.file.file_name().and_then(|name| name.to_str()) {
-                set_aside(
-                    &*self.storage,
-                    name,
-                    aside.offset,
-                    aside.bytes,
-                    "behind the end of the log\n",
-                );
+            let of = |file: &&TailFile| {
+                self.storage.path(&segment_name(file.header.number)) == aside.file
+            };
+            if let Some(file) = found.files.iter().find(of) {
+                let name = segment_name(file.header.number);
+                let note = aside_note(&file.header, aside.offset);
+                set_aside(&*self.storage, &name, aside.offset, aside.bytes, &note);
             }
         }
         super::walk::quarantine(&*self.storage, &recovery.damaged, self.time.now().wall_ms);
@@ -75,7 +74,8 @@ impl Opening {
         let mut next_number = highest.unwrap_or(0) + 1;
         recovery.redelivered = found.replay.give_back();
         let damaged = !found.damage.is_empty() || recovery.full_walk;
-        let (active, strays) = self.activate(&mut found, &settings, &mut next_number)?;
+        let space = Arc::new(Space::new(self.storage.clone(), self.settings.max_bytes));
+        let (active, strays) = self.activate(&mut found, &space, &settings, &mut next_number)?;
         let Found { replay, damage, next_id, .. } = found;
         let mut state = replay.state;
         state.damage.extend(damage);
@@ -86,9 +86,10 @@ impl Opening {
         }
         recovery.segments = state.segments.len();
         let start = Start { active, next_id, id_ceiling: next_id, next_number };
-        let log = Log::new(self.storage.clone(), settings, start);
+        let log = Log::new(self.storage.clone(), space.clone(), settings, start);
         let engine = Engine {
             storage: self.storage.clone(),
+            space,
             settings: self.settings,
             store_id,
             recovery,
@@ -98,11 +99,11 @@ impl Opening {
                 generation: newest,
                 checkpoint_at: 0,
                 checkpoint_time: self.time.mono(),
-                cursor_bytes: 0,
                 retry_at: 0,
                 position: Position::default(),
                 rewrite: None,
                 compact_at: 0,
+                compact_full: None,
             }),
             supply: Lock::new(()),
             background: Background::default(),
@@ -173,6 +174,7 @@ impl Opening {
     fn activate(
         &self,
         found: &mut Found,
+        space: &Space,
         settings: &LogSettings,
         next_number: &mut u32,
     ) -> Result<(Active, Vec<u32>)> {
@@ -209,7 +211,7 @@ impl Opening {
         }
         self.trim(&found.replay.state, last.as_ref().map(|(header, _)| header.number));
         let Some((header, index)) = last else {
-            return Ok((self.begin_segment(found, settings, next_number)?, strays));
+            return Ok((self.begin_segment(found, space, settings, next_number)?, strays));
         };
         let name = segment_name(header.number);
         let open = || {
@@ -251,6 +253,7 @@ impl Opening {
     fn begin_segment(
         &self,
         found: &mut Found,
+        space: &Space,
         settings: &LogSettings,
         next_number: &mut u32,
     ) -> Result<Active> {
@@ -259,21 +262,22 @@ impl Opening {
         // The log goes on where its last frame says, if that segment is still as it was made ready.
         let last = found.verdict.segments.last().and_then(|&at| found.files[at].survey.next);
         let named = last.and_then(|number| match self.named(number) {
-            Named::Unused { len } => Some((number, len)),
+            Named::Unused => Some(number),
             Named::Torn | Named::Lost => None,
         });
-        let number = named.map_or(*next_number, |(number, _)| number);
+        let number = named.unwrap_or(*next_number);
         let mut begin = || {
             let prepared = match named {
-                Some((_, len)) => {
+                Some(_) => {
                     let name = segment_name(number);
                     // A header that a kill cut off may have left bytes.
                     self.rewrite(&name, 0, 0, FRAMES_START.into())?;
-                    reuse_file(&*self.storage, settings, number, len, now)?
+                    reuse_file(&*self.storage, settings, number, now)?
                 }
                 None => {
                     *next_number += 1;
-                    prepare_file(&*self.storage, settings, number, bytes, now)?
+                    let bytes = file_bytes(0)..=bytes;
+                    prepare_file(space, settings, number, bytes, Purpose::Settle, now)?
                 }
             };
             sync_prepared(&*self.storage, &prepared)?;
@@ -353,12 +357,14 @@ impl Engine {
                 let _ = self.storage.remove(name);
                 let _ = self.storage.remove(&index_name(number));
             } else if name == "cursor.tmp"
+                || name == PROBE
                 || name == COPY_NAME
                 || parse_index_name(name).is_some_and(unnamed)
             {
                 let _ = self.storage.remove(name);
             }
         }
+        self.space.freed();
         self.storage.sync_dir().map_err(|error| {
             let failed = self.log.poison(error);
             super::poisoned(Some(failed))

@@ -233,6 +233,8 @@ pub(super) struct State {
     pub damage: Vec<Damage>,
     /// Messages whose frames turned out to be damaged when they were to be delivered.
     pub damaged_messages: u64,
+    /// How large the newest cursor is.
+    pub cursor_bytes: u64,
     /// Sealed, and not yet cut to their end.
     pub untrimmed: Vec<Sealed>,
     /// Files of segments that were rewritten.

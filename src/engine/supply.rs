@@ -1,35 +1,56 @@
-//! What appends need before they can go on: pages that are present, and the next segment.
+//! What appends need before they can go on: pages that are present, the next segment, and what is held back for a full
+//! disk.
 //!
 //! A thread of its own repeats [`Engine::supply_step`], since maintenance may wait for the disk long enough for appends
 //! to use up a whole segment. An append that finds no segment makes one itself, under the same lock.
+//!
+//! **A full disk** refuses inserts. Records that settle go on in the spare segments. What these hold is garbage once a
+//! cursor covers it; so whoever finds no spare left has two cursors written, which gives back the one before.
 
 use super::{Engine, poisoned};
 use crate::error::{Error, Result};
-use crate::log::{PrepareFailed, Purpose};
+use crate::log::{PrepareFailed, Purpose, SEGMENT_OVERHEAD};
+use crate::storage::SpareBytes;
+
+/// How long a spare segment is, in bytes; a quarter of a segment, if that is less.
+const SPARE_LOG_BYTES: u64 = 64 << 10;
+
+/// How long a cursor may become while the disk is full, in bytes, besides what is known to come; a quarter of a segment,
+/// if that is less.
+const SPARE_CURSOR_BYTES: u64 = 64 << 10;
 
 impl Engine {
-    /// Makes the next pages present, or a segment ready, if that is wanted. Whether there may be more to do.
+    /// Makes the next pages present, or a segment ready, or what is held back, if that is wanted. Whether there may be
+    /// more to do.
     pub(crate) fn supply_step(&self) -> Result<bool> {
         let _supply = self.supply.lock();
         self.check_alive()?;
         // A segment first: an append can do without a page, but not without that.
-        Ok(self.prepare_if_wanted()? || self.log.prefault())
+        Ok(self.hold_back_if_wanted()? || self.prepare_if_wanted()? || self.log.prefault())
+    }
+
+    fn hold_back_if_wanted(&self) -> Result<bool> {
+        if self.space.is_complete() || self.space.is_full() {
+            return Ok(false);
+        }
+        told_later(self.make_spares())
     }
 
     fn prepare_if_wanted(&self) -> Result<bool> {
-        if !self.log.tail().wants_segment() {
+        if self.space.is_full() || !self.log.tail().wants_segment() {
             return Ok(false);
         }
-        match self.prepare(0) {
-            Ok(()) => Ok(true),
-            // Whoever needs the segment will be told.
-            Err(error) if error.is_retryable() => Ok(false),
-            Err(error) => Err(error),
-        }
+        told_later(self.prepare(0, Purpose::Insert))
     }
 
-    fn prepare(&self, frames_bytes: u64) -> Result<()> {
-        self.log.prepare(frames_bytes, self.now().wall_ms).map_err(|failed| match failed {
+    /// To be called under the supply lock.
+    fn prepare(&self, frames_bytes: u64, purpose: Purpose) -> Result<()> {
+        if purpose == Purpose::Insert {
+            // What is to come may need more than what is there now.
+            self.make_spares()?;
+        }
+        let prepared = self.log.prepare(frames_bytes, purpose, self.now().wall_ms);
+        prepared.map_err(|failed| match failed {
             PrepareFailed::Create(error) => Error::io("cannot make the next segment", error),
             PrepareFailed::Sync(failed) => {
                 self.on_poison();
@@ -38,21 +59,78 @@ impl Engine {
         })
     }
 
+    /// Makes sure that all is there that is held back.
+    pub(super) fn hold_back(&self) -> Result<()> {
+        let _supply = self.supply.lock();
+        self.check_alive()?;
+        if self.space.is_complete() { Ok(()) } else { self.make_spares() }
+    }
+
+    fn make_spares(&self) -> Result<()> {
+        self.space.hold_back(self.spare_bytes()).map_err(|error| {
+            Error::io("cannot reserve what must be held back for a full disk", error)
+        })
+    }
+
+    /// How much has to be held back, so that a full disk stays alive.
+    pub(super) fn spare_bytes(&self) -> SpareBytes {
+        let quarter = self.settings.segment_bytes / 4;
+        let state = self.lock_state();
+        let messages: u64 = state.segments.iter().map(|s| s.messages).sum();
+        // What is deleted in a segment takes at most a bit for each message, what is touched as much again as now. Two
+        // cursors of that size are kept, and another one is written.
+        let cursor = SPARE_CURSOR_BYTES.min(quarter) + 3 * (messages / 8 + state.cursor_bytes);
+        let sealed = state.segments.iter().filter(|s| s.segment.is_sealed());
+        let sealed = sealed.map(|s| u64::from(s.segment.end())).max();
+        let active = self.log.tail().active_bytes().0;
+        // A segment is worth a copy when at most half of it is left. A log that has hardly begun has none.
+        let longest = sealed.unwrap_or(0).max(if active > quarter { active } else { 0 });
+        let copy = if longest > 0 { longest / 2 + SEGMENT_OVERHEAD } else { 0 };
+        SpareBytes {
+            log: SPARE_LOG_BYTES.min(quarter),
+            cursor: cursor.next_multiple_of(4096),
+            copy: copy.next_multiple_of(4096),
+        }
+    }
+
     /// Makes sure that the log can roll for `frames_bytes`.
     pub(super) fn prepare_for(&self, frames_bytes: u64, purpose: Purpose) -> Result<()> {
-        let _supply = self.supply.lock();
-        loop {
-            let wanted = {
-                let tail = self.log.tail();
-                if tail.next_prepared(frames_bytes, purpose).is_some() {
-                    return Ok(());
-                }
-                // One that is large enough is there, and the one to be left behind may be of any size.
-                let large = tail.next_prepared(frames_bytes, Purpose::Settle).is_some();
-                if large { 0 } else { frames_bytes }
-            };
-            self.check_alive()?;
-            self.prepare(wanted)?;
+        match self.try_prepare_for(frames_bytes, purpose) {
+            Err(error) if purpose == Purpose::Settle && error.is_retryable() => {}
+            done => return done,
         }
+        let mut maintenance = self.maintenance.lock();
+        // The first cursor leaves out what has died, and the second gives it back.
+        for _ in 0..2 {
+            // Somebody else may have done the same meanwhile.
+            match self.try_prepare_for(frames_bytes, purpose) {
+                Err(error) if error.is_retryable() => {}
+                done => return done,
+            }
+            self.checkpoint(&mut maintenance, false)?;
+        }
+        self.try_prepare_for(frames_bytes, purpose)
+    }
+
+    pub(super) fn try_prepare_for(&self, frames_bytes: u64, purpose: Purpose) -> Result<()> {
+        let _supply = self.supply.lock();
+        if self.log.tail().next_prepared(frames_bytes).is_some() {
+            return Ok(());
+        }
+        self.check_alive()?;
+        if purpose == Purpose::Settle && !self.space.is_complete() {
+            // What was given back goes there first, and comes from there.
+            let _ = self.make_spares();
+        }
+        self.prepare(frames_bytes, purpose)
+    }
+}
+
+/// That there is no space is for whoever needs it to be told.
+fn told_later(done: Result<()>) -> Result<bool> {
+    match done {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_retryable() => Ok(false),
+        Err(error) => Err(error),
     }
 }

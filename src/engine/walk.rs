@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::format::frame::Envelope;
-use crate::format::header::FRAMES_START;
+use crate::format::header::{FRAMES_START, Header};
 use crate::format::record::INSERT;
 use crate::format::record::insert::decode_insert;
 use crate::log::{BadSpan, DamagedSpan, Lane, MemoryIndex, Segment, frames, survey};
@@ -139,6 +139,27 @@ pub(super) fn quarantine(storage: &dyn Storage, damage: &[Damage], wall_ms: u64)
         let note = format!("{}\nids {:?}\nfound at {wall_ms} ms\n", found.what, found.ids);
         set_aside(storage, name, found.offset, found.bytes, &note);
     }
+}
+
+/// What is said of bytes behind the end of the log that are set aside, so that they can still be read.
+pub(super) fn aside_note(header: &Header, offset: u64) -> String {
+    let Header { salt, first_id, .. } = header;
+    format!("behind the end of the log\nsalt {salt}\nfirst id {first_id}\noffset {offset}\n")
+}
+
+/// What such a note says.
+pub(super) struct Aside {
+    pub salt: u64,
+    pub first_id: u64,
+    pub offset: u64,
+}
+
+/// None for any other note.
+pub(super) fn parse_aside(note: &str) -> Option<Aside> {
+    let said = |key: &str| {
+        note.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
+    };
+    Some(Aside { salt: said("salt")?, first_id: said("first id")?, offset: said("offset")? })
 }
 
 /// Copies a range of file `name` to `quarantine/`.

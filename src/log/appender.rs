@@ -9,6 +9,7 @@
 //! for the end of the log.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -24,7 +25,7 @@ use crate::format::position::Position;
 use crate::format::record;
 use crate::lock::{Guard, Lock};
 use crate::random::Entropy;
-use crate::storage::{File, Prepare, Storage, Writing};
+use crate::storage::{File, Prepare, Space, Spare, Storage, Writing};
 
 /// Kept free at the end of a segment for the frame that names the next one, with a mark.
 pub(crate) const ROLL_RESERVE: u32 = 40;
@@ -94,6 +95,8 @@ pub(crate) enum Refused {
     Closed,
     /// The queue that it is for was removed.
     Removed,
+    /// It may use no space before all is there that is held back for the rest.
+    HeldBack,
     /// It needs a prepared segment that can hold this many bytes of frames.
     Segment {
         frames_bytes: u64,
@@ -130,6 +133,7 @@ pub(crate) enum PrepareFailed {
 
 pub(crate) struct Log {
     storage: Arc<dyn Storage>,
+    space: Arc<Space>,
     settings: LogSettings,
     tail: Lock<Tail>,
     commit: Commit,
@@ -170,9 +174,12 @@ impl LogSettings {
     }
 }
 
+/// What a segment file takes besides its frames.
+pub(crate) const SEGMENT_OVERHEAD: u64 = (FRAMES_START + ROLL_RESERVE) as u64;
+
 /// How long a segment file must be to hold `frames_bytes` of frames.
 pub(crate) fn file_bytes(frames_bytes: u64) -> u64 {
-    u64::from(FRAMES_START) + frames_bytes + u64::from(ROLL_RESERVE)
+    SEGMENT_OVERHEAD + frames_bytes
 }
 
 /// How many bytes of frames fit in a segment file.
@@ -180,19 +187,25 @@ pub(crate) fn frames_capacity(segment_bytes: u32) -> u64 {
     u64::from(segment_bytes.saturating_sub(FRAMES_START + ROLL_RESERVE))
 }
 
-/// Creates the file of a segment.
+/// Creates the file of a segment, as long as the upper of these limits, or for what settles as long as the spare that it
+/// finds.
 ///
 /// Crash windows: the file without its name, with a wrong length, or durable and all zeros. An open takes each
 /// for an unused segment and removes it.
 pub(crate) fn prepare_file(
-    storage: &dyn Storage,
+    space: &Space,
     settings: &LogSettings,
     number: u32,
-    bytes: u64,
+    bytes: RangeInclusive<u64>,
+    purpose: Purpose,
     created_at: u64,
 ) -> io::Result<Prepared> {
-    let file = storage.create(&segment_name(number), bytes, settings.prepare)?;
-    prepared(file, settings, number, bytes, created_at)
+    let name = segment_name(number);
+    let file = match purpose {
+        Purpose::Insert => space.create(&name, *bytes.end(), settings.prepare)?,
+        Purpose::Settle => space.create_or_take(Spare::Log, &name, bytes, settings.prepare)?,
+    };
+    prepared(file, settings, number, created_at)
 }
 
 /// A file that was prepared before and never used, and holds nothing but zeros.
@@ -200,20 +213,18 @@ pub(crate) fn reuse_file(
     storage: &dyn Storage,
     settings: &LogSettings,
     number: u32,
-    bytes: u64,
     created_at: u64,
 ) -> io::Result<Prepared> {
-    prepared(storage.open(&segment_name(number))?, settings, number, bytes, created_at)
+    prepared(storage.open(&segment_name(number))?, settings, number, created_at)
 }
 
 fn prepared(
     file: Arc<dyn File>,
     settings: &LogSettings,
     number: u32,
-    bytes: u64,
     created_at: u64,
 ) -> io::Result<Prepared> {
-    let capacity = u32::try_from(bytes).map_err(io::Error::other)?;
+    let capacity = u32::try_from(file.len()?).map_err(io::Error::other)?;
     let header = Header {
         store: settings.store,
         number,
@@ -235,7 +246,12 @@ pub(crate) fn sync_prepared(storage: &dyn Storage, prepared: &Prepared) -> io::R
 }
 
 impl Log {
-    pub fn new(storage: Arc<dyn Storage>, settings: LogSettings, start: Start) -> Log {
+    pub fn new(
+        storage: Arc<dyn Storage>,
+        space: Arc<Space>,
+        settings: LogSettings,
+        start: Start,
+    ) -> Log {
         let position = start.active.end();
         let tail = Tail {
             active: Some(start.active),
@@ -255,7 +271,7 @@ impl Log {
             ended: false,
             closed_at: position,
         };
-        Log { storage, settings, tail: Lock::new(tail), commit: Commit::new(position) }
+        Log { storage, space, settings, tail: Lock::new(tail), commit: Commit::new(position) }
     }
 
     pub fn tail(&self) -> Guard<'_, Tail> {
@@ -321,6 +337,9 @@ impl Log {
         if tail.ended {
             return Err(Refused::Closed);
         }
+        if purpose == Purpose::Insert && !self.space.is_complete() {
+            return Err(Refused::HeldBack);
+        }
         let ids: u64 = run.iter().map(|draft| draft.lanes.len() as u64).sum();
         if ids > 0 && tail.next_id + ids > tail.id_ceiling {
             return Err(Refused::Checkpoint { ids });
@@ -333,7 +352,7 @@ impl Log {
             .sum();
         let mut wake = false;
         if !tail.active.as_ref().ok_or(Refused::Closed)?.fits(bytes, tail.next_id + ids) {
-            self.roll(tail, bytes, purpose)?;
+            self.roll(tail, bytes)?;
             wake = true;
         }
         admit(tail)?;
@@ -350,7 +369,7 @@ impl Log {
             tail.sync_by = Some(by);
             wake = true;
         }
-        let short = tail.wants_segment() || tail.wants_pages();
+        let short = (tail.wants_segment() && !self.space.is_full()) || tail.wants_pages();
         Ok(Appended { first_id, end, wake, short })
     }
 
@@ -361,12 +380,11 @@ impl Log {
     }
 
     /// Seals the active segment and goes on in a prepared one.
-    fn roll(&self, tail: &mut Tail, frames_bytes: u64, purpose: Purpose) -> Result<(), Refused> {
+    fn roll(&self, tail: &mut Tail, frames_bytes: u64) -> Result<(), Refused> {
         if tail.ahead >= SEGMENTS_AHEAD_MAX {
             return Err(Refused::Checkpoint { ids: 0 });
         }
-        let at =
-            tail.next_prepared(frames_bytes, purpose).ok_or(Refused::Segment { frames_bytes })?;
+        let at = tail.next_prepared(frames_bytes).ok_or(Refused::Segment { frames_bytes })?;
         // Smaller ones have lower numbers, which cannot come later in the log.
         tail.discarded.extend(tail.prepared.drain(..at));
         let next = tail.prepared.pop_front().ok_or(Refused::Segment { frames_bytes })?;
@@ -393,11 +411,17 @@ impl Log {
     }
 
     /// Makes a segment ready that can hold `frames_bytes`. Touches the disk; one caller at a time.
-    pub fn prepare(&self, frames_bytes: u64, created_at: u64) -> Result<(), PrepareFailed> {
+    pub fn prepare(
+        &self,
+        frames_bytes: u64,
+        purpose: Purpose,
+        created_at: u64,
+    ) -> Result<(), PrepareFailed> {
         let before = self.tail.lock().newest_bytes();
-        let bytes = file_bytes(frames_bytes).max(self.settings.next_segment_bytes(before));
-        let mut prepared = self.make(bytes, created_at)?;
-        prepared.present = self.tail.lock().prefault_bytes().min(bytes);
+        let least = file_bytes(frames_bytes);
+        let bytes = least.max(self.settings.next_segment_bytes(before));
+        let mut prepared = self.make(least..=bytes, purpose, created_at)?;
+        prepared.present = self.tail.lock().prefault_bytes().min(prepared.writer.len());
         prepared.writer.mapping().prefault(0..prepared.present);
         self.tail.lock().prepared.push_back(prepared);
         Ok(())
@@ -416,10 +440,15 @@ impl Log {
     }
 
     /// Makes the file of the next segment, durable under its name.
-    fn make(&self, bytes: u64, created_at: u64) -> Result<Prepared, PrepareFailed> {
+    fn make(
+        &self,
+        bytes: RangeInclusive<u64>,
+        purpose: Purpose,
+        created_at: u64,
+    ) -> Result<Prepared, PrepareFailed> {
         let number = self.take_number();
-        let prepared = prepare_file(&*self.storage, &self.settings, number, bytes, created_at)
-            .map_err(PrepareFailed::Create)?;
+        let made = prepare_file(&self.space, &self.settings, number, bytes, purpose, created_at);
+        let prepared = made.map_err(PrepareFailed::Create)?;
         sync_prepared(&*self.storage, &prepared)
             .map_err(|error| PrepareFailed::Sync(self.commit.poison(error)))?;
         Ok(prepared)
@@ -428,14 +457,14 @@ impl Log {
     /// Seals the active segment, and goes on in a short one.
     pub fn seal_for_rest(&self, created_at: u64) -> Result<(), PrepareFailed> {
         let bytes = u64::from(AT_REST_BYTES.min(self.settings.segment_bytes));
-        let prepared = self.make(bytes, created_at)?;
+        let prepared = self.make(bytes..=bytes, Purpose::Insert, created_at)?;
         let mut tail = self.tail.lock();
         // They are too large for a store at rest, and have lower numbers.
         let passed_over: Vec<Prepared> = tail.prepared.drain(..).collect();
         tail.discarded.extend(passed_over);
         tail.prepared.push_back(prepared);
         // A log that is too far ahead of its cursor stays in its segment.
-        let _ = self.roll(&mut tail, 0, Purpose::Settle);
+        let _ = self.roll(&mut tail, 0);
         Ok(())
     }
 
@@ -464,7 +493,7 @@ impl Log {
         let unused = std::mem::take(&mut self.tail.lock().discarded);
         for prepared in unused {
             // A file that cannot be removed is removed by the next open.
-            let _ = self.storage.remove(&segment_name(prepared.header.number));
+            self.space.remove(&segment_name(prepared.header.number));
         }
     }
 }

@@ -10,16 +10,13 @@ use std::time::Instant;
 
 use smallvec::SmallVec;
 
-use super::appender::{Draft, Purpose, ROLL_RESERVE, SEGMENTS_AHEAD_MAX, file_bytes};
+use super::appender::{Draft, ROLL_RESERVE, SEGMENTS_AHEAD_MAX, file_bytes};
 use super::index::{Lane, LaneIndex, MemoryIndex, Slot};
 use super::segment::Segment;
 use crate::format::frame::Envelope;
 use crate::format::header::{FRAMES_START, HEADER_COPIES_AT, Header};
 use crate::format::position::Position;
 use crate::storage::{File, MapWriter, Mapping};
-
-/// Prepared segments to hold; an insert leaves the last one to records that settle.
-const PREPARED_TARGET: usize = 2;
 
 /// How far ahead of the log's end pages are made present; as far as the log has grown since it was opened, if that is
 /// less, so that a small store does not take the space of a busy one.
@@ -221,7 +218,7 @@ impl Tail {
     /// Whether it is time to prepare a segment: not for a log that may never need one.
     pub fn wants_segment(&self) -> bool {
         let used = |active: &Active| u64::from(active.offset) > active.writer.len() / 4;
-        self.prepared.len() < PREPARED_TARGET && self.active.as_ref().is_some_and(used)
+        self.prepared.is_empty() && self.active.as_ref().is_some_and(used)
     }
 
     /// What the frames of the active segment's messages take.
@@ -276,13 +273,10 @@ impl Tail {
         Some((active.writer.mapping(), start..end))
     }
 
-    /// Which of the prepared segments a roll would take: the first that is large enough, if it leaves one to
-    /// records that settle.
-    pub fn next_prepared(&self, frames_bytes: u64, purpose: Purpose) -> Option<usize> {
-        let spare = usize::from(purpose == Purpose::Insert);
+    /// Which of the prepared segments a roll would take: the first that is large enough.
+    pub fn next_prepared(&self, frames_bytes: u64) -> Option<usize> {
         let fits = |prepared: &Prepared| prepared.writer.len() >= file_bytes(frames_bytes);
-        let at = self.prepared.iter().position(fits)?;
-        (self.prepared.len() > at + spare).then_some(at)
+        self.prepared.iter().position(fits)
     }
 
     /// Segments sealed since this was last called, in log order.

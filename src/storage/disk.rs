@@ -60,6 +60,44 @@ impl RealDirectory {
         Ok(Self { dir, subdirectories: Mutex::default() })
     }
 
+    /// Makes a directory beside `dir` that is to become `dir` by [`become_dir`](Self::become_dir). `AlreadyExists` if
+    /// there is anything in `dir`. What an earlier try left is removed.
+    pub(crate) fn beside(dir: &Path) -> io::Result<Self> {
+        let dir = std::path::absolute(dir)?;
+        match fs::read_dir(&dir) {
+            Ok(mut entries) => {
+                if entries.next().is_some() {
+                    return Err(ErrorKind::AlreadyExists.into());
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let mut name = dir.file_name().ok_or(ErrorKind::InvalidInput)?.to_owned();
+        name.push(".partial");
+        let beside = dir.with_file_name(name);
+        if fs::metadata(&beside).is_ok() {
+            fs::remove_dir_all(&beside)?;
+        }
+        Self::open(&beside)
+    }
+
+    /// Gives a directory that was made by [`beside`](Self::beside) the name that it was made for, durably.
+    pub(crate) fn become_dir(self, dir: &Path) -> io::Result<()> {
+        let dir = std::path::absolute(dir)?;
+        fs::rename(&self.dir, &dir)?;
+        dir.parent().map_or(Ok(()), sync_directory)
+    }
+
+    /// Opens `dir` if it is there, and makes nothing.
+    pub(crate) fn existing(dir: &Path) -> io::Result<Self> {
+        let dir = std::path::absolute(dir)?;
+        if !fs::metadata(&dir)?.is_dir() {
+            return Err(ErrorKind::NotADirectory.into());
+        }
+        Ok(Self { dir, subdirectories: Mutex::default() })
+    }
+
     fn open_with(&self, name: &str, options: &fs::OpenOptions) -> io::Result<Arc<dyn File>> {
         Ok(Arc::new(RealFile::new(options.open(self.dir.join(name))?)))
     }
@@ -86,9 +124,9 @@ impl Storage for RealDirectory {
         Ok(Box::new(self.take_lock()?))
     }
 
-    fn list(&self) -> io::Result<Vec<Entry>> {
+    fn list_in(&self, dir: &str) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
-        for entry in fs::read_dir(&self.dir)? {
+        for entry in fs::read_dir(self.dir.join(dir))? {
             let entry = entry?;
             let metadata = match entry.metadata() {
                 Ok(metadata) => metadata,
@@ -125,6 +163,10 @@ impl Storage for RealDirectory {
 
     fn open_read(&self, name: &str) -> io::Result<Arc<dyn File>> {
         self.open_with(name, fs::OpenOptions::new().read(true))
+    }
+
+    fn link(&self, name: &str, to: &dyn Storage) -> io::Result<()> {
+        fs::hard_link(self.dir.join(name), to.path(name))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -267,6 +309,26 @@ impl File for RealFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let _writer = self.free_of_writer()?;
         write_all_at(&self.file, offset, bytes)
+    }
+
+    fn lengthen(&self, len: u64) -> io::Result<()> {
+        let _writer = self.free_of_writer()?;
+        let before = self.len()?;
+        if self.file.allocate(len).is_ok() && self.len()? == len {
+            return Ok(());
+        }
+        // As in `reserve`: writing tells why.
+        let zeroes = vec![0; 64 << 10];
+        let mut at = before;
+        while at < len {
+            let count = (len - at).min(zeroes.len() as u64);
+            if let Err(error) = write_all_at(&self.file, at, &zeroes[..count as usize]) {
+                let _ = self.file.set_len(before);
+                return Err(error);
+            }
+            at += count;
+        }
+        Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

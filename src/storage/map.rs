@@ -15,7 +15,9 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use memmap2::MmapRaw;
+use memmap2::{MmapMut, MmapRaw};
+
+use super::File;
 
 #[cfg(any(test, feature = "testing"))]
 use super::sim;
@@ -105,6 +107,17 @@ impl Mapping {
 
     pub(super) fn of_file(map: MmapRaw) -> Self {
         Self { memory: Arc::new(Memory::of_file(map, false)) }
+    }
+
+    /// The content of a file as it is now, which nobody can change or cut off.
+    pub(super) fn copy_of(file: &dyn File) -> io::Result<Self> {
+        let len = usize::try_from(file.len()?).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        if len == 0 {
+            return Ok(Self::empty());
+        }
+        let mut copy = MmapMut::map_anon(len)?;
+        file.read_at(0, &mut copy)?;
+        Ok(Self::of_file(MmapRaw::from(copy)))
     }
 
     #[cfg(any(test, feature = "testing"))]

@@ -19,12 +19,16 @@ use std::sync::Arc;
 
 pub(crate) mod disk;
 mod map;
+mod read_only;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod sim;
+mod space;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use map::{MapWriter, Mapping};
+pub(crate) use read_only::ReadOnly;
+pub(crate) use space::{PROBE, Space, Spare, SpareBytes, is_full};
 
 /// The name of the lock file.
 const LOCK: &str = "LOCK";
@@ -80,8 +84,12 @@ pub(crate) trait Lock: Send + Sync {
 pub(crate) trait Storage: Send + Sync {
     /// Takes the lock, or fails at once.
     fn lock(&self) -> Result<Box<dyn Lock>, LockError>;
+    /// What lies in directory `dir`, or at the top level if that is empty, sorted by name. The names are without `dir`.
+    fn list_in(&self, dir: &str) -> io::Result<Vec<Entry>>;
     /// The top level of the directory, sorted by name.
-    fn list(&self) -> io::Result<Vec<Entry>>;
+    fn list(&self) -> io::Result<Vec<Entry>> {
+        self.list_in("")
+    }
     /// A new file (`AlreadyExists` if there is one) of `len` zero bytes, for which space is really reserved. If that
     /// fails (`StorageFull`), the file is removed again.
     fn create(&self, name: &str, len: u64, prepare: Prepare) -> io::Result<Arc<dyn File>>;
@@ -89,6 +97,8 @@ pub(crate) trait Storage: Send + Sync {
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>>;
     /// An existing file, to read.
     fn open_read(&self, name: &str) -> io::Result<Arc<dyn File>>;
+    /// Gives a file the same name in another directory too, or fails: it may lie on another file system.
+    fn link(&self, name: &str, to: &dyn Storage) -> io::Result<()>;
     /// Replaces `to` if it exists, atomically; durable after `sync_dir`.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file. Handles and mappings of it stay valid.
@@ -114,6 +124,8 @@ pub(crate) trait File: Send + Sync {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
     /// Writes all of `bytes`; a file that is too short grows.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Adds zeroes up to `len`, for which space is really reserved, or changes nothing.
+    fn lengthen(&self, len: u64) -> io::Result<()>;
     /// Cuts off, or adds zeroes for which no space is reserved.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Makes the content and the length durable, also what was written through a mapping. After an error nothing is

@@ -120,6 +120,11 @@ impl Disk {
         self.state().operations
     }
 
+    /// How many bytes were written to files, in whatever way.
+    pub fn written_bytes(&self) -> u64 {
+        self.state().written
+    }
+
     /// Calls `callback` after each operation with the disk and the operation's number, counted from 1.
     ///
     /// The callback may use the disk; operations that are performed while it runs do not call it.

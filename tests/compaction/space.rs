@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use millpond::testing::{Clock, Disk};
-use millpond::{Delivery, Queue};
+use millpond::{Delivery, Queue, State};
 
 use super::{SEGMENT_BYTES, number, options, payload, settle};
 
@@ -16,10 +16,21 @@ fn files(disk: &Disk) -> Vec<(String, u64)> {
     disk.file_names().into_iter().map(|name| (name.clone(), length(&name))).collect()
 }
 
+/// Twice what is live, with the state that goes with it, and four segments.
 fn assert_bounded(disk: &Disk, live: u64) {
     let bytes: u64 = files(disk).iter().map(|(_, bytes)| bytes).sum();
-    let bound = 2 * live + 4 * SEGMENT_BYTES;
+    let is_state = |name: &str| name.starts_with("cursor.") || name.ends_with(".idx");
+    let state: u64 =
+        files(disk).iter().filter(|(name, _)| is_state(name)).map(|(_, bytes)| bytes).sum();
+    let bound = 2 * (live + state) + 4 * SEGMENT_BYTES;
     assert!(bytes <= bound, "{bytes} bytes for {live} live ones: {:?}", files(disk));
+}
+
+/// Prints how much was written for each byte of a message, envelope included, and holds it to a bound.
+fn assert_written(disk: &Disk, load: &str, message_bytes: u64, bound: f64) {
+    let amplification = disk.written_bytes() as f64 / message_bytes as f64;
+    println!("{load}: {amplification:.2} bytes written for each byte of a message");
+    assert!(amplification <= bound, "{load}: {amplification:.2}");
 }
 
 /// Takes all that is there.
@@ -57,6 +68,7 @@ fn every_hundredth_message_stays_and_the_rest_of_the_disk_comes_back() {
     }
     settle(&store);
     assert_bounded(&disk, 100 * 540);
+    assert_written(&disk, "every hundredth message stays", 10_000 * 536, 3.0);
     for (at, delivery) in kept.iter().enumerate() {
         assert_eq!(delivery.payload(), payload(at as u64 * 100, 500), "it keeps its bytes");
     }
@@ -97,7 +109,54 @@ fn one_old_message_does_not_hold_what_came_after_it() {
             assert_bounded(&disk, 40);
         }
     }
+    assert_written(&disk, "first in, first out, behind one old message", 20_000 * 536, 2.0);
     assert_eq!(drain(&other), [b"old"]);
+}
+
+#[test]
+fn messages_deleted_at_random_give_their_space_back() {
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = options().open_simulated(&disk, &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    let mut held: Vec<Delivery> = Vec::new();
+    let mut random = 1_u64;
+    for n in 0..20_000 {
+        queue.insert(payload(n, 500)).unwrap();
+        held.push(queue.try_get().unwrap().unwrap());
+        if held.len() > 500 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let at = (random >> 33) as usize % held.len();
+            held.swap_remove(at).delete().unwrap();
+        }
+        if n % 50 == 49 {
+            settle(&store);
+            // The state is in the spare for the next cursor, too.
+            assert_bounded(&disk, held.len() as u64 * 536 + 40_000);
+        }
+    }
+    assert_written(&disk, "deleted at random, out of five hundred", 20_000 * 536, 3.0);
+}
+
+#[test]
+fn buried_messages_and_their_reasons_take_no_more_than_they_need() {
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = options().open_simulated(&disk, &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    let why = "x".repeat(100);
+    for n in 0..10_000 {
+        queue.insert(payload(n, 500)).unwrap();
+        queue.try_get().unwrap().unwrap().bury(&why).unwrap();
+        if n % 500 == 499 {
+            // Somebody looks at them now and then.
+            assert_eq!(queue.purge(State::Buried).unwrap(), 500);
+        }
+        if n % 50 == 49 {
+            settle(&store);
+            // The reasons are in both cursors, in what is held back for the next, and in the log until those cover it.
+            assert_bounded(&disk, (n % 500 + 1) * 536 + 500 * 240);
+        }
+    }
+    assert_written(&disk, "buried, and purged by the five hundred", 10_000 * 536, 3.0);
 }
 
 #[test]
@@ -113,6 +172,7 @@ fn a_message_released_for_ever_takes_no_more_than_one() {
         }
     }
     assert_bounded(&disk, 60);
+    println!("released for ever: {} bytes for each round", disk.written_bytes() / 50_000);
     let delivery = queue.try_get().unwrap().unwrap();
     assert_eq!((delivery.payload(), delivery.attempt()), (&b"again and again"[..], 1));
 }

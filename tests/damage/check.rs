@@ -49,27 +49,28 @@ impl Case {
 }
 
 /// What came out of a store.
-struct Drained {
-    messages: BTreeMap<u64, Vec<u8>>,
-    buried: u64,
-    damage: Vec<Damage>,
+pub struct Drained {
+    pub messages: BTreeMap<u64, Vec<u8>>,
+    pub buried: u64,
+    pub damage: Vec<Damage>,
 }
 
 /// Runs a case; a failure in words.
 pub fn run(fixture: &Fixture, case: &Case, thorough: bool) -> Result<(), String> {
-    let checked = catch_unwind(AssertUnwindSafe(|| {
+    let checked = guarded(|| {
         lenient(fixture, case, thorough)?;
         strict(fixture, case)
-    }));
-    let failure = match checked {
-        Ok(result) => result,
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
-            Err(format!("panicked: {}", text.unwrap_or_default()))
-        }
-    };
-    failure.map_err(|why| format!("{:?}, {case:?}: {why}", fixture.left))
+    });
+    checked.map_err(|why| format!("{:?}, {case:?}: {why}", fixture.left))
+}
+
+/// A panic counts as a failure.
+pub fn guarded(check: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    catch_unwind(AssertUnwindSafe(check)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
+        Err(format!("panicked: {}", text.unwrap_or_default()))
+    })
 }
 
 /// What the damage has to do with each frame of the fixture.
@@ -151,7 +152,7 @@ fn lenient(fixture: &Fixture, case: &Case, thorough: bool) -> Result<(), String>
     goes_on(fixture, store, &disk, drained.buried)
 }
 
-fn open(disk: &Disk, strict: bool) -> Result<Store, String> {
+pub fn open(disk: &Disk, strict: bool) -> Result<Store, String> {
     let clock = clock();
     let opened = options().strict(strict).open_simulated(disk, &clock);
     // Whatever was delayed is due.
@@ -159,7 +160,7 @@ fn open(disk: &Disk, strict: bool) -> Result<Store, String> {
     opened.map_err(|error| format!("open failed: {error}"))
 }
 
-fn drain(store: &Store) -> Result<Drained, String> {
+pub fn drain(store: &Store) -> Result<Drained, String> {
     let mut messages = BTreeMap::new();
     let mut buried = 0;
     for name in store.queue_names() {
@@ -182,7 +183,7 @@ fn drain(store: &Store) -> Result<Drained, String> {
     Ok(Drained { messages, buried, damage })
 }
 
-fn text(error: millpond::Error) -> String {
+pub fn text(error: millpond::Error) -> String {
     error.to_string()
 }
 

@@ -30,6 +30,10 @@ pub struct Fixture {
     /// Those that must be delivered.
     pub live: BTreeSet<u64>,
     pub buried: BTreeSet<u64>,
+    /// The new ids of messages that were moved to another queue.
+    pub moved: BTreeMap<u64, u64>,
+    /// The files as they were in the middle of its life.
+    pub earlier: BTreeMap<String, Vec<u8>>,
     disk: Disk,
 }
 
@@ -49,6 +53,7 @@ struct Script {
     inserted: BTreeMap<u64, Vec<u8>>,
     deleted: BTreeSet<u64>,
     buried: BTreeSet<u64>,
+    moved: BTreeMap<u64, u64>,
     held: Vec<Delivery>,
     count: usize,
 }
@@ -99,10 +104,12 @@ impl Script {
     fn bury_elsewhere(&mut self, queue: &Queue) {
         let delivery = self.get(queue);
         let payload = delivery.payload().to_vec();
-        self.deleted.insert(delivery.id().as_u64());
+        let id = delivery.id().as_u64();
+        self.deleted.insert(id);
         delivery.bury("no use").unwrap();
         let last = self.inserted.last_key_value().map_or(0, |(id, _)| *id);
         self.inserted.insert(last + 1, payload);
+        self.moved.insert(id, last + 1);
     }
 
     fn maintain(&self) {
@@ -120,12 +127,14 @@ impl Fixture {
             inserted: BTreeMap::new(),
             deleted: BTreeSet::new(),
             buried: BTreeSet::new(),
+            moved: BTreeMap::new(),
             held: Vec::new(),
             count: 0,
         };
         covered_by_a_cursor(&mut script, &clock);
+        let earlier = files(&disk);
         behind_the_cursor(&mut script, &clock);
-        let Script { store, inserted, deleted, buried, held, .. } = script;
+        let Script { store, inserted, deleted, buried, moved, held, .. } = script;
         let disk = match left {
             Left::Closed => {
                 store.close().unwrap();
@@ -136,9 +145,7 @@ impl Fixture {
         };
         drop(held);
         drop(store);
-        let names = disk.file_names();
-        let files: BTreeMap<String, Vec<u8>> =
-            names.iter().map(|name| (name.clone(), disk.read_file(name).unwrap())).collect();
+        let files = files(&disk);
         let frames = files
             .iter()
             .filter(|(name, _)| name.ends_with(".seg"))
@@ -149,7 +156,7 @@ impl Fixture {
             .copied()
             .filter(|id| !deleted.contains(id) && !buried.contains(id))
             .collect();
-        Fixture { left, files, frames, inserted, live, buried, disk }
+        Fixture { left, files, frames, inserted, live, buried, moved, earlier, disk }
     }
 
     /// The disk with another content of one file, or without it.
@@ -176,6 +183,11 @@ impl Fixture {
         let hit = |frame: &&Frame| frame.start < range.end && range.start < frame.end;
         frames.iter().filter(hit).collect()
     }
+}
+
+fn files(disk: &Disk) -> BTreeMap<String, Vec<u8>> {
+    let read = |name: String| (name.clone(), disk.read_file(&name).unwrap());
+    disk.file_names().into_iter().map(read).collect()
 }
 
 /// Segments that are sealed and indexed, and state that only the cursors know.

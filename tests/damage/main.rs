@@ -7,12 +7,14 @@
 mod check;
 mod fixture;
 mod frames;
+mod random;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use check::{Case, What, run};
 use fixture::{Fixture, Left};
+use random::World;
 
 const ALL_WAYS: [Left; 3] = [Left::Closed, Left::Killed, Left::PowerCut];
 
@@ -25,29 +27,31 @@ fn all_bits() -> bool {
 
 /// Runs all cases on all processors, prints how many there were, and fails with the first few that failed.
 fn run_all(fixture: &Fixture, name: &str, cases: Vec<Case>) {
+    let run = |n: usize| run(fixture, cases.get(n)?, n.is_multiple_of(7)).err();
+    on_all_processors(&format!("{:?}, {name}", fixture.left), cases.len(), run);
+}
+
+fn on_all_processors(what: &str, cases: usize, run: impl Fn(usize) -> Option<String> + Sync) {
     let next = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());
     let workers = std::thread::available_parallelism().map_or(1, |n| n.get());
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
-                while let Some((n, case)) = take(&cases, &next) {
-                    if let Err(failure) = run(fixture, case, n % 7 == 0) {
-                        failures.lock().unwrap().push(failure);
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= cases {
+                        break;
                     }
+                    failures.lock().unwrap().extend(run(n));
                 }
             });
         }
     });
-    println!("{:?}, {name}: {} damaged stores", fixture.left, cases.len());
+    println!("{what}: {cases} damaged stores");
     let failures = failures.into_inner().unwrap();
     let shown: Vec<&String> = failures.iter().take(20).collect();
-    assert!(failures.is_empty(), "{} of {} cases: {shown:#?}", failures.len(), cases.len());
-}
-
-fn take<'a>(cases: &'a [Case], next: &AtomicUsize) -> Option<(usize, &'a Case)> {
-    let n = next.fetch_add(1, Ordering::Relaxed);
-    Some((n, cases.get(n)?))
+    assert!(failures.is_empty(), "{} of {cases} cases: {shown:#?}", failures.len());
 }
 
 /// The places of a file to damage: every byte that means something, and some of the others.
@@ -64,7 +68,10 @@ fn places(fixture: &Fixture, name: &str) -> Vec<usize> {
             whole.contains(&at) && !payload.contains(&at)
         });
         let header = at < 128 || (2048..2048 + 128).contains(&at);
-        !is_segment || in_frame || header || (end..end + 24).contains(&at)
+        !(is_segment || name.starts_with("spare."))
+            || in_frame
+            || header
+            || (end..end + 24).contains(&at)
     };
     (0..bytes.len()).filter(|&at| dense(at) || at % SPARSE == 0 || all_bits()).collect()
 }
@@ -123,4 +130,21 @@ fn a_missing_or_zeroed_file_costs_at_most_the_messages_in_it() {
         let whats = [What::Missing, What::Zero { range: 0..len }, What::Truncate { len: 0 }];
         whats.into_iter().map(|what| Case { file: name.to_owned(), what }).collect()
     });
+}
+
+/// Every case is run for each way in which a store may have been left.
+#[test]
+fn damage_of_several_kinds_at_once_costs_only_what_it_hit() {
+    let number = |name: &str, default: u64| {
+        std::env::var(name).ok().map_or(default, |value| value.parse().unwrap())
+    };
+    let first = number("MILLPOND_DAMAGE_FIRST", 0);
+    let seeds = number("MILLPOND_DAMAGE_SEEDS", 500);
+    for left in ALL_WAYS {
+        let world = World::new(left);
+        println!("{left:?}, seeds {first}..{}", first + seeds);
+        on_all_processors(&format!("{left:?}, at random"), seeds as usize, |n| {
+            world.run(first + n as u64).err()
+        });
+    }
 }

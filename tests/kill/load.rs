@@ -25,6 +25,9 @@ pub fn queue_options(queue: u8) -> QueueOptions {
     })
 }
 
+/// No segment is made longer than this.
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 20;
+
 /// Opens the store as round `round` has it. Segments are small, so that they roll and are reclaimed all the time.
 pub fn open(dir: &Path, durability: Durability, round: u32) -> millpond::Result<Store> {
     let segment_kib = [64, 128, 64, 256, 64, 1024][round as usize % 6];

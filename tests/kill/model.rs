@@ -47,6 +47,8 @@ pub struct Figures {
     pub in_flight_when_killed: u64,
     pub checked: u64,
     pub disk_bytes_max: u64,
+    /// Once compaction has caught up.
+    pub settled_bytes_max: u64,
 }
 
 impl fmt::Display for Figures {
@@ -55,7 +57,7 @@ impl fmt::Display for Figures {
             f,
             "{} rounds ({} killed while opening), {} acknowledged inserts ({} cut short), \
              {} deliveries ({} of them again), {} acknowledged deletes, {} in flight when killed, \
-             {} messages checked, at most {} KiB of disk",
+             {} messages checked, at most {} KiB of disk, {} once settled",
             self.rounds,
             self.killed_while_opening,
             self.inserts,
@@ -66,6 +68,7 @@ impl fmt::Display for Figures {
             self.in_flight_when_killed,
             self.checked,
             self.disk_bytes_max >> 10,
+            self.settled_bytes_max >> 10,
         )
     }
 }

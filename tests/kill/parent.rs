@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use millpond::{Delivery, Durability, Store};
 use tempfile::TempDir;
 
+use crate::Length;
 use crate::child::{self, Orders};
 use crate::fifo;
 use crate::journal::{self, Kind, Record};
@@ -20,6 +21,9 @@ const SIGKILL: i32 = 9;
 
 /// Drawing all messages out of the copy must not take longer; delays are of a few milliseconds.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
+
+/// Compaction must have caught up with a store at rest in this time.
+const SETTLE_MAX: Duration = Duration::from_secs(20);
 
 /// The directory of a run, which is kept if the run fails.
 struct Scene(TempDir);
@@ -33,16 +37,22 @@ impl Drop for Scene {
     }
 }
 
-pub fn run(durability: Durability, rounds: u32) {
+pub fn run(durability: Durability, length: Length) {
     let seed = match std::env::var("MILLPOND_KILL_SEED") {
         Ok(seed) => seed.parse().expect("a number for a seed"),
         Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64,
     };
-    println!("{durability:?}: MILLPOND_KILL_SEED={seed}, {rounds} rounds");
+    println!("{durability:?}: MILLPOND_KILL_SEED={seed}, {length:?}");
     let scene = Scene(tempfile::tempdir().unwrap());
     let mut random = Random::new(seed);
     let mut model = Model::default();
-    for round in 0..rounds {
+    let began = Instant::now();
+    for round in 0.. {
+        match length {
+            Length::Rounds(rounds) if round >= rounds => break,
+            Length::Time(time) if began.elapsed() >= time => break,
+            _ => {}
+        }
         let orders = Orders {
             dir: scene.0.path().join("store"),
             journals: child::journals(scene.0.path(), round),
@@ -57,7 +67,7 @@ pub fn run(durability: Durability, rounds: u32) {
         }
     }
     println!("{durability:?}: {}", model.figures);
-    if rounds >= ROUNDS_TO_TELL {
+    if model.figures.rounds >= ROUNDS_TO_TELL {
         let figures = &model.figures;
         assert!(figures.inserts > 0 && figures.deletes > 0, "nothing was done");
         assert!(
@@ -123,7 +133,7 @@ fn examine(
     copy: &Path,
     orders: &Orders,
     journals: &[Vec<Record>],
-    model: &Model,
+    model: &mut Model,
 ) -> Result<Vec<Seen>, String> {
     let store = open(copy, orders, false)?;
     let recovery = store.recovery().clone();
@@ -132,11 +142,32 @@ fn examine(
     if began && !(at_least..=at_most).contains(&recovery.redelivered) {
         return Err(format!("from {at_least} to {at_most} were in flight: {recovery:?}"));
     }
+    let settled = settle(&store)?;
+    model.figures.settled_bytes_max = model.figures.settled_bytes_max.max(settled);
     let held = drain(&store)?;
     let seen = held.iter().map(|(seen, _)| *seen).collect();
     // What is held goes back uncounted.
     store.close().map_err(|error| error.to_string())?;
     Ok(seen)
+}
+
+/// Waits until compaction has held its promise. How much disk the store takes then, in bytes.
+fn settle(store: &Store) -> Result<u64, String> {
+    let until = Instant::now() + SETTLE_MAX;
+    loop {
+        let stats = store.stats();
+        let bound = 2 * stats.live_bytes + 4 * load::SEGMENT_BYTES_MAX;
+        if stats.bytes_on_disk <= bound {
+            return Ok(stats.bytes_on_disk);
+        }
+        if Instant::now() > until {
+            return Err(format!(
+                "{} bytes for {} live ones",
+                stats.bytes_on_disk, stats.live_bytes
+            ));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// After a close everything is as it was, attempts too.

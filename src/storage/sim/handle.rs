@@ -42,15 +42,17 @@ impl Storage for Disk {
         Ok(Box::new(Locked { disk: self.clone(), inode, previous: note, _open }))
     }
 
-    fn list(&self) -> io::Result<Vec<Entry>> {
+    fn list_in(&self, dir: &str) -> io::Result<Vec<Entry>> {
         let state = self.state();
-        let dirs = state.volatile.dirs.iter();
+        if !dir.is_empty() && !state.volatile.dirs.contains(dir) {
+            return Err(ErrorKind::NotFound.into());
+        }
+        let dirs = state.volatile.dirs.iter().filter(|_| dir.is_empty());
         let dirs = dirs.map(|name| Entry { name: name.clone(), len: 0, is_file: false });
-        let files = state.volatile.names.iter().filter(|(name, _)| !name.contains('/'));
-        let files = files.map(|(name, &id)| Entry {
-            name: name.clone(),
-            len: state.inode(id).len(),
-            is_file: true,
+        let files = state.volatile.names.iter().filter_map(|(name, &id)| {
+            let (parent, name) = name.rsplit_once('/').unwrap_or(("", name));
+            let len = state.inode(id).len();
+            (parent == dir).then(|| Entry { name: name.to_owned(), len, is_file: true })
         });
         let mut entries: Vec<Entry> = dirs.chain(files).collect();
         entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -78,6 +80,10 @@ impl Storage for Disk {
 
     fn open_read(&self, name: &str) -> io::Result<Arc<dyn File>> {
         self.handle(name, false)
+    }
+
+    fn link(&self, _name: &str, _to: &dyn Storage) -> io::Result<()> {
+        Err(ErrorKind::Unsupported.into())
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -160,6 +166,7 @@ impl Handle {
             if self.writing == Writing::Calls {
                 state.fail(FaultKind::Write)?;
             }
+            state.written += bytes.len() as u64;
             state.inode_mut(self.inode).write_mapped(at, bytes);
             Ok(())
         })
@@ -189,7 +196,19 @@ impl File for Handle {
             if more > 0 {
                 state.check_space(more)?;
             }
+            state.written += bytes.len() as u64;
             state.inode_mut(self.inode).write(offset, bytes);
+            Ok(())
+        })
+    }
+
+    fn lengthen(&self, len: u64) -> io::Result<()> {
+        self.check_writable()?;
+        self.disk.operate(|state| {
+            state.inode(self.inode).check_free()?;
+            state.fail(FaultKind::Reserve)?;
+            state.check_space(len.saturating_sub(state.inode(self.inode).len()))?;
+            state.inode_mut(self.inode).set_len(len);
             Ok(())
         })
     }

@@ -1,0 +1,181 @@
+//! A copy of a store in use, as of one moment.
+//!
+//! A cursor is written, and the segments that it names are given a second name in the other directory: what is sealed
+//! never changes. Where that cannot be done they are copied. The active one is always copied, by reads and writes, up to
+//! where the cursor says that it ends, in a file of its own with its space reserved. The cursor comes last.
+//!
+//! Crash windows: a directory under its temporary name, which nobody takes for a backup.
+
+use std::io;
+use std::sync::Arc;
+
+use super::Engine;
+use super::maintenance::Maintenance;
+use crate::cursor::cursor_name;
+use crate::error::{Error, Result};
+use crate::format::header::{FRAMES_START, HEADER_BYTES, HEADER_COPIES_AT, HeaderFound, decode};
+use crate::log::{Segment, index_name};
+use crate::storage::{File, Mapping, Prepare, Storage};
+
+/// How much is copied at a time.
+const COPY_BYTES: usize = 1 << 20;
+
+/// What is left to copy once work may go on.
+enum Copy {
+    /// All of a file.
+    File { name: String, file: Arc<dyn File> },
+    /// A segment up to `end`, in a file that is as long as it was made.
+    Active { name: String, data: Mapping, end: u64 },
+}
+
+/// What a backup still has to write: first the copies, then the cursor.
+struct Rest {
+    copies: Vec<Copy>,
+    generation: u64,
+    cursor: Vec<u8>,
+}
+
+impl Engine {
+    /// Copies the store into an empty directory, which is not one until this returns.
+    pub(crate) fn backup(&self, to: &dyn Storage) -> Result<()> {
+        let Rest { copies, generation, cursor } = {
+            // As long as it is held, no file of the store is removed or cut.
+            let mut maintenance = self.maintenance.lock();
+            self.begin_backup(&mut maintenance, to)?
+        };
+        for copy in copies {
+            let name = copy.name().to_owned();
+            copy.run(to).map_err(|error| {
+                Error::io("cannot copy a file of the store", error).file(to.path(&name))
+            })?;
+        }
+        let name = cursor_name(generation);
+        let finish = || -> io::Result<()> {
+            let file = to.create(&name, cursor.len() as u64, Prepare::Reserve)?;
+            file.write_at(0, &cursor)?;
+            file.sync_data()?;
+            to.sync_dir()
+        };
+        finish().map_err(|error| Error::io("cannot write the cursor", error).file(to.path(&name)))
+    }
+
+    /// Links what can be linked.
+    fn begin_backup(&self, maintenance: &mut Maintenance, to: &dyn Storage) -> Result<Rest> {
+        // A poisoned store writes no cursor any more: the copy is what an open of it would find.
+        let poisoned = self.log.is_poisoned();
+        if !poisoned {
+            self.check_alive()?;
+            self.checkpoint(maintenance, false)?;
+        }
+        let position = maintenance.position;
+        let named: Vec<Arc<Segment>> = {
+            let mut state = self.lock_open()?;
+            state.absorb(&mut self.log.tail());
+            let named = state.segments.iter().filter(|s| s.dropped_in.is_none());
+            let named = named.map(|s| s.segment.clone());
+            named.filter(|s| poisoned || s.number <= position.segment()).collect()
+        };
+        let mut copies = Vec::new();
+        for segment in named {
+            let copy = if segment.number < position.segment() {
+                self.link_or_copy(&segment, to)
+            } else {
+                let end = match poisoned {
+                    true => None,
+                    false => Some(u64::from(position.offset())),
+                };
+                self.copy_active(&segment, end).map(|copy| vec![copy])
+            };
+            copies.extend(copy.map_err(|error| {
+                let path = self.storage.path(&segment.name());
+                Error::io("cannot read a segment", error).file(path)
+            })?);
+        }
+        let name = cursor_name(maintenance.generation);
+        let read = || -> io::Result<Vec<u8>> {
+            let file = self.storage.open_read(&name)?;
+            let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
+            file.read_at(0, &mut bytes)?;
+            Ok(bytes)
+        };
+        let cursor = read().map_err(|error| {
+            Error::io("cannot read the cursor", error).file(self.storage.path(&name))
+        })?;
+        Ok(Rest { copies, generation: maintenance.generation, cursor })
+    }
+
+    fn link_or_copy(&self, segment: &Segment, to: &dyn Storage) -> io::Result<Vec<Copy>> {
+        let (name, index) = (segment.name(), index_name(segment.file));
+        if self.storage.link(&name, to).is_ok() {
+            // It is made anew where it is missing.
+            let _ = self.storage.link(&index, to);
+            return Ok(Vec::new());
+        }
+        let file = self.storage.open_read(&name)?;
+        let mut copies = vec![Copy::File { name, file }];
+        if let Ok(file) = self.storage.open_read(&index) {
+            copies.push(Copy::File { name: index, file });
+        }
+        Ok(copies)
+    }
+
+    fn copy_active(&self, segment: &Segment, end: Option<u64>) -> io::Result<Copy> {
+        let data = segment.data(&*self.storage)?.clone();
+        let end = end.unwrap_or(data.published()).min(data.published());
+        Ok(Copy::Active { name: segment.name(), data, end })
+    }
+}
+
+impl Copy {
+    fn name(&self) -> &str {
+        match self {
+            Copy::File { name, .. } | Copy::Active { name, .. } => name,
+        }
+    }
+
+    fn run(self, to: &dyn Storage) -> io::Result<()> {
+        match self {
+            Copy::File { name, file } => {
+                let len = file.len()?;
+                write(to, &name, len, len, |at, piece| file.read_at(at, piece))
+            }
+            Copy::Active { name, data, end } => {
+                let len = capacity(&data).unwrap_or(end).max(end);
+                write(to, &name, len, end, |at, piece| {
+                    piece.copy_from_slice(data.bytes(at..at + piece.len() as u64));
+                    Ok(())
+                })
+            }
+        }
+    }
+}
+
+/// Makes a file of `len` bytes, durable, the first `end` of which are what `read` gives.
+fn write(
+    to: &dyn Storage,
+    name: &str,
+    len: u64,
+    end: u64,
+    read: impl Fn(u64, &mut [u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let copy = to.create(name, len, Prepare::Reserve)?;
+    let mut piece = vec![0; COPY_BYTES];
+    let mut at = 0;
+    while at < end {
+        let count = (end - at).min(COPY_BYTES as u64) as usize;
+        read(at, &mut piece[..count])?;
+        copy.write_at(at, &piece[..count])?;
+        at += count as u64;
+    }
+    copy.sync_data()
+}
+
+/// How long the file of a segment was made.
+fn capacity(data: &Mapping) -> Option<u64> {
+    let header = data.get(0..FRAMES_START.into())?;
+    let [a, b] = HEADER_COPIES_AT.map(|at| &header[at..at + HEADER_BYTES]);
+    match decode(a, b) {
+        HeaderFound::Header { header, .. } => Some(header.capacity.into()),
+        _ => None,
+    }
+}

@@ -1,0 +1,413 @@
+//! What a store takes of the disk, and what it holds back for when there is no more.
+//!
+//! A full disk stops inserts. Everything else has to go on, or nothing would be deleted any more and the disk stay full:
+//! settling needs log, a checkpoint a cursor, compaction a copy. So spares are kept: files whose space is reserved, and
+//! which get another name when a file of that kind is needed and cannot be made. Inserts wait until all spares are
+//! there again; what is given back goes to them first.
+//!
+//! A limit that a store is opened with acts in the same way as the end of the disk, only earlier.
+//!
+//! Crash windows: a spare that is missing or too short, which the next insert finds and makes anew; a spare that has
+//! its new name, which is a file as it would have been made.
+
+use std::io::{self, ErrorKind};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::{File, Prepare, Storage};
+use crate::lock::Lock;
+
+/// What a spare is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spare {
+    /// Segments for records that settle. There are three: one is written to, and what the one before took is given back
+    /// when the log has gone on in the next for a while.
+    Log,
+    /// Two cursors are kept, and a third one is written.
+    Cursor,
+    /// What a compaction writes.
+    Copy,
+}
+
+/// How long the spares are to be, in bytes; 0 for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SpareBytes {
+    pub log: u64,
+    pub cursor: u64,
+    pub copy: u64,
+}
+
+/// The name of a file that is made only to see whether there is room for it.
+pub(crate) const PROBE: &str = "spare.probe";
+
+/// So many times too long a spare may be before it is cut.
+const TOO_LONG: u64 = 2;
+
+/// Space is had and given back in multiples of this, in bytes.
+const STEP: u64 = 4096;
+
+/// How many zeroes are written at a time.
+const ZEROES: [u8; 4096] = [0; 4096];
+
+impl Spare {
+    const fn names(self) -> &'static [&'static str] {
+        match self {
+            Spare::Log => &["spare.log.1", "spare.log.2", "spare.log.3"],
+            Spare::Cursor => &["spare.cursor"],
+            Spare::Copy => &["spare.copy"],
+        }
+    }
+}
+
+/// Whether there is no space. An allocation that is told apart from other failures by this can succeed later.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
+/// The space of a store: every file that can be large is made here.
+pub(crate) struct Space {
+    storage: Arc<dyn Storage>,
+    /// How long all files together may be, in bytes; None for as long as the disk has room.
+    max_bytes: Option<u64>,
+    /// All spares were there when last looked at, and none was taken since. Changes under the lock.
+    complete: AtomicBool,
+    /// A spare was taken since all were there.
+    short: AtomicBool,
+    /// There was no space when it was last asked for, and none was given back since.
+    full: AtomicBool,
+    /// How often space was given back, or held back.
+    changes: AtomicU64,
+    /// Held by whoever makes or takes spares.
+    spares: Lock<()>,
+}
+
+impl Space {
+    pub fn new(storage: Arc<dyn Storage>, max_bytes: Option<u64>) -> Space {
+        Space {
+            storage,
+            max_bytes,
+            complete: AtomicBool::new(false),
+            short: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+            changes: AtomicU64::new(0),
+            spares: Lock::new(()),
+        }
+    }
+
+    /// Whether all spares are there, so that inserts may go on.
+    #[inline]
+    pub fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
+    /// Whether it is no use to ask for space before some is given back.
+    pub fn is_full(&self) -> bool {
+        self.full.load(Ordering::Acquire)
+    }
+
+    /// Changes whenever there may be space where there was none.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Space was given back.
+    pub fn freed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.full.store(false, Ordering::Release);
+    }
+
+    /// Removes a file. Whether it was there.
+    pub fn remove(&self, name: &str) -> bool {
+        let removed = self.storage.remove(name).is_ok();
+        if removed {
+            self.freed();
+        }
+        removed
+    }
+
+    /// As [`Storage::create`], within the limit.
+    pub fn create(&self, name: &str, len: u64, prepare: Prepare) -> io::Result<Arc<dyn File>> {
+        let made = self.check(len).and_then(|()| self.storage.create(name, len, prepare));
+        if made.as_ref().is_err_and(is_full) {
+            self.full.store(true, Ordering::Release);
+        }
+        made
+    }
+
+    fn check(&self, more: u64) -> io::Result<()> {
+        let Some(max) = self.max_bytes else { return Ok(()) };
+        let used: u64 = self.storage.list()?.iter().map(|entry| entry.len).sum();
+        if used.saturating_add(more) > max { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    /// As [`create`](Space::create), with the longest of `lens`, or what is held back for this if there is no space. Once
+    /// something was, it is taken first, until all is there again: what is free belongs to the spares. The caller
+    /// overwrites it, or asks for zeroes by `prepare`.
+    pub fn create_or_take(
+        &self,
+        spare: Spare,
+        name: &str,
+        lens: RangeInclusive<u64>,
+        prepare: Prepare,
+    ) -> io::Result<Arc<dyn File>> {
+        if self.short.load(Ordering::Acquire)
+            && let Some(taken) = self.take(spare, name, lens.clone(), prepare)?
+        {
+            return Ok(taken);
+        }
+        match self.create(name, *lens.end(), prepare) {
+            Err(error) if is_full(&error) => self.take(spare, name, lens, prepare)?.ok_or(error),
+            made => made,
+        }
+    }
+
+    fn take(
+        &self,
+        spare: Spare,
+        name: &str,
+        lens: RangeInclusive<u64>,
+        prepare: Prepare,
+    ) -> io::Result<Option<Arc<dyn File>>> {
+        let _spares = self.spares.lock();
+        match spare {
+            Spare::Log => self.take_whole(spare, name, lens),
+            Spare::Copy => self.cut_off(spare, name, *lens.end(), prepare),
+            // A cursor is worth more than a compaction.
+            Spare::Cursor => match self.cut_off(spare, name, *lens.end(), prepare)? {
+                None => self.cut_off(Spare::Copy, name, *lens.end(), prepare),
+                taken => Ok(taken),
+            },
+        }
+    }
+
+    fn is_taken(&self) {
+        self.complete.store(false, Ordering::Release);
+        self.short.store(true, Ordering::Release);
+    }
+
+    /// Gives a spare another name.
+    fn take_whole(
+        &self,
+        spare: Spare,
+        name: &str,
+        lens: RangeInclusive<u64>,
+    ) -> io::Result<Option<Arc<dyn File>>> {
+        for held in spare.names() {
+            let Ok(file) = self.storage.open(held) else { continue };
+            let len = file.len()?;
+            if !lens.contains(&len) {
+                continue;
+            }
+            self.is_taken();
+            self.storage.rename(held, name)?;
+            zero(&*file, len)?;
+            return Ok(Some(file));
+        }
+        Ok(None)
+    }
+
+    /// Makes a file out of the end of a spare. The rest stays held back.
+    fn cut_off(
+        &self,
+        spare: Spare,
+        name: &str,
+        len: u64,
+        prepare: Prepare,
+    ) -> io::Result<Option<Arc<dyn File>>> {
+        for held in spare.names() {
+            let Ok(file) = self.storage.open(held) else { continue };
+            let Some(rest) = file.len()?.checked_sub(len) else { continue };
+            // Systems give back whole pages.
+            let rest = rest / STEP * STEP;
+            self.is_taken();
+            file.set_len(rest)?;
+            return self.create(name, len, prepare).map(Some);
+        }
+        Ok(None)
+    }
+
+    /// How long the longest spare of this kind is that is there; 0 if none is.
+    pub fn held(&self, spare: Spare) -> u64 {
+        let len = |name: &&str| self.storage.open_read(name).and_then(|file| file.len()).ok();
+        spare.names().iter().filter_map(len).max().unwrap_or(0)
+    }
+
+    /// Makes sure that all spares are there, and as long as this. Where there is no space for that, they become as long as
+    /// they can, roughly.
+    pub fn hold_back(&self, bytes: SpareBytes) -> io::Result<()> {
+        let _spares = self.spares.lock();
+        let held = [
+            // What cursors need grows while the disk is full, and must not take from what goes round in the log.
+            self.hold(Spare::Log, bytes.log),
+            self.hold(Spare::Cursor, bytes.cursor),
+            self.hold(Spare::Copy, bytes.copy),
+        ];
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        held.into_iter().collect::<io::Result<()>>()?;
+        self.short.store(false, Ordering::Release);
+        self.complete.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn hold(&self, spare: Spare, len: u64) -> io::Result<()> {
+        for name in spare.names() {
+            if len == 0 {
+                self.remove(name);
+                continue;
+            }
+            let Ok(file) = self.storage.open(name) else {
+                let made = self.create(name, len, Prepare::Reserve);
+                if made.as_ref().is_err_and(is_full) {
+                    let shorter = [len / 4 * 3, len / 2];
+                    shorter.iter().find(|len| self.create(name, **len, Prepare::Reserve).is_ok());
+                }
+                made?;
+                continue;
+            };
+            let held = file.len()?;
+            if held > len.saturating_mul(TOO_LONG) {
+                file.set_len(len)?;
+                self.freed();
+            } else if held < len {
+                self.lengthen(&*file, held, len)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn lengthen(&self, file: &dyn File, held: u64, len: u64) -> io::Result<()> {
+        let longer = |len: u64| self.check(len - held).and_then(|()| file.lengthen(len));
+        let made = longer(len);
+        if made.as_ref().is_err_and(is_full) {
+            self.full.store(true, Ordering::Release);
+            let mut more = (len - held) / 2;
+            while more >= STEP && longer(held + more).is_err() {
+                more /= 2;
+            }
+        }
+        made
+    }
+
+    /// Gives up the spare for compaction, if another one could be made: a store at rest needs none.
+    pub fn let_go_of_copy(&self) {
+        let _spares = self.spares.lock();
+        let held = self.held(Spare::Copy);
+        self.remove(PROBE);
+        if held > 0 && self.create(PROBE, held, Prepare::Reserve).is_ok() {
+            self.complete.store(false, Ordering::Release);
+            self.remove(Spare::Copy.names()[0]);
+            self.remove(PROBE);
+        }
+    }
+}
+
+/// Writes zeroes over a whole file.
+fn zero(file: &dyn File, len: u64) -> io::Result<()> {
+    let mut at = 0;
+    while at < len {
+        let count = (len - at).min(ZEROES.len() as u64);
+        file.write_at(at, &ZEROES[..count as usize])?;
+        at += count;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sim::Disk;
+    use super::*;
+
+    const K: u64 = 1024;
+
+    const BYTES: SpareBytes = SpareBytes { log: 8 * K, cursor: 16 * K, copy: 0 };
+
+    fn space(capacity: u64, max_bytes: Option<u64>) -> (Disk, Space) {
+        let disk = Disk::with_capacity(capacity);
+        (disk.clone(), Space::new(Arc::new(disk), max_bytes))
+    }
+
+    fn create_log(space: &Space, name: &str) -> io::Result<u64> {
+        space.create_or_take(Spare::Log, name, 6 * K..=100 * K, Prepare::Reserve)?.len()
+    }
+
+    fn create_cursor(space: &Space, name: &str, len: u64) -> io::Result<u64> {
+        space.create_or_take(Spare::Cursor, name, len..=len, Prepare::Reserve)?.len()
+    }
+
+    #[test]
+    fn spares_are_taken_only_when_nothing_can_be_made() {
+        let (disk, space) = space(140 * K, None);
+        space.hold_back(BYTES).unwrap();
+        assert!(space.is_complete());
+        assert_eq!(create_log(&space, "a").unwrap(), 100 * K);
+        assert!(space.is_complete() && !space.is_full());
+        for name in ["b", "c", "d"] {
+            assert_eq!(create_log(&space, name).unwrap(), 8 * K);
+            assert!(!space.is_complete() && space.is_full());
+        }
+        assert!(is_full(&create_log(&space, "e").unwrap_err()));
+        assert!(is_full(&space.hold_back(BYTES).unwrap_err()));
+        assert_eq!(disk.file_names(), ["a", "b", "c", "d", "spare.cursor"]);
+
+        assert!(space.remove("a") && !space.is_full());
+        space.hold_back(BYTES).unwrap();
+        assert!(space.is_complete());
+    }
+
+    #[test]
+    fn the_rest_of_a_spare_stays_held_back() {
+        let (_, space) = space(40 * K, None);
+        space.hold_back(BYTES).unwrap();
+        assert!(is_full(&create_cursor(&space, "c", 16 * K + 1).unwrap_err()));
+        assert_eq!(create_cursor(&space, "c", 5 * K).unwrap(), 5 * K);
+        assert_eq!(space.held(Spare::Cursor), 8 * K);
+        assert_eq!(create_cursor(&space, "d", 8 * K).unwrap(), 8 * K);
+        assert!(is_full(&create_cursor(&space, "e", 4 * K).unwrap_err()));
+    }
+
+    #[test]
+    fn a_cursor_takes_the_place_of_a_compaction_if_it_must() {
+        let (_, space) = space(80 * K, None);
+        space.hold_back(SpareBytes { copy: 40 * K, ..BYTES }).unwrap();
+        assert_eq!(create_cursor(&space, "c", 30 * K).unwrap(), 30 * K);
+        assert_eq!((space.held(Spare::Cursor), space.held(Spare::Copy)), (16 * K, 8 * K));
+    }
+
+    #[test]
+    fn what_was_left_in_a_spare_is_not_left_in_the_log() {
+        let (disk, space) = space(8 * K, None);
+        disk.write_file("spare.log.2", vec![7; 8 << 10]);
+        assert_eq!(create_log(&space, "a").unwrap(), 8 * K);
+        assert_eq!(disk.read_file("a").unwrap(), [0; 8 << 10]);
+    }
+
+    #[test]
+    fn spares_grow_and_shrink_with_what_they_are_for() {
+        let (disk, space) = space(1000 * K, None);
+        let held = |bytes: SpareBytes| {
+            let full = space.hold_back(bytes).is_err();
+            let [log, cursor, copy] =
+                [Spare::Log, Spare::Cursor, Spare::Copy].map(|spare| space.held(spare) / K);
+            (log, cursor, copy, full)
+        };
+        assert_eq!(held(BYTES), (8, 16, 0, false));
+        let more = SpareBytes { cursor: 40 * K, copy: 100 * K, ..BYTES };
+        assert_eq!(held(more), (8, 40, 100, false));
+        assert_eq!(held(SpareBytes { copy: 60 * K, ..BYTES }), (8, 16, 100, false));
+        assert_eq!(held(SpareBytes { copy: 40 * K, ..BYTES }), (8, 16, 40, false));
+        // As much as there is.
+        assert_eq!(held(SpareBytes { copy: 1640 * K, ..BYTES }), (8, 16, 840, true));
+        assert_eq!(held(BYTES), (8, 16, 0, false));
+        assert_eq!(disk.file_names().len(), 4);
+    }
+
+    #[test]
+    fn a_limit_acts_as_the_end_of_the_disk() {
+        let (_, space) = space(10_000 * K, Some(140 * K));
+        space.hold_back(BYTES).unwrap();
+        assert_eq!(create_log(&space, "a").unwrap(), 100 * K);
+        assert_eq!(create_log(&space, "b").unwrap(), 8 * K);
+        assert!(space.create("c", 1, Prepare::Reserve).is_err_and(|error| is_full(&error)));
+    }
+}

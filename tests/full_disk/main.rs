@@ -1,0 +1,35 @@
+//! With no byte free, inserts are refused and everything else goes on; and so it is at the limit of a store.
+
+mod real;
+mod simulated;
+
+use millpond::{Delivery, ErrorKind, Queue};
+
+pub fn payload(n: u64, bytes: usize) -> Vec<u8> {
+    let mut payload = n.to_le_bytes().to_vec();
+    payload.resize(bytes.max(8), n as u8);
+    payload
+}
+
+pub fn number(payload: &[u8]) -> u64 {
+    u64::from_le_bytes(*payload.first_chunk().unwrap())
+}
+
+pub fn get(queue: &Queue) -> Delivery {
+    queue.try_get().unwrap().expect("a message is ready")
+}
+
+/// Inserts messages from number `first` on until there is no space. How many there were.
+pub fn fill(queue: &Queue, first: u64, bytes: usize) -> u64 {
+    let mut n = first;
+    loop {
+        match queue.insert(payload(n, bytes)) {
+            Ok(_) => n += 1,
+            Err(error) => {
+                assert_eq!(error.kind(), &ErrorKind::DiskFull, "{error}");
+                assert!(error.is_retryable() && !error.is_indeterminate());
+                return n - first;
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use millpond::testing::{Clock, Disk, step};
+use millpond::{Durability, ErrorKind, Queue, QueueOptions, State, Store, StoreOptions};
+
+use super::{fill, get, number, payload};
+
+const SEGMENT_BYTES: u64 = 64 << 10;
+
+fn options() -> StoreOptions {
+    Store::options()
+        .segment_bytes(SEGMENT_BYTES)
+        .durability(Durability::Process)
+        .delete_durability(Durability::Process)
+}
+
+/// All that the background threads would do.
+fn settle(store: &Store) {
+    let mut steps = 0;
+    while step(store).unwrap() {
+        steps += 1;
+        assert!(steps < 100_000, "it comes to an end");
+    }
+}
+
+fn used(disk: &Disk) -> u64 {
+    let names = disk.file_names().into_iter().filter(|name| name != "LOCK");
+    names.map(|name| disk.read_file(&name).unwrap().len() as u64).sum()
+}
+
+/// As if another program had taken all that is free.
+fn take_all_space(disk: &Disk) {
+    disk.set_capacity(Some(used(disk)));
+}
+
+/// A store of `messages` messages of 500 bytes on a disk without a free byte.
+fn full(messages: u64) -> (Disk, Clock, Store, Queue, u64) {
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = options().open_simulated(&disk, &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    for n in 0..messages {
+        queue.insert(payload(n, 500)).unwrap();
+        if n % 50 == 49 {
+            settle(&store);
+        }
+    }
+    settle(&store);
+    take_all_space(&disk);
+    let messages = messages + fill(&queue, messages, 500);
+    (disk, clock, store, queue, messages)
+}
+
+fn refuses(queue: &Queue) {
+    let error = queue.insert(payload(0, 500)).unwrap_err();
+    assert_eq!(error.kind(), &ErrorKind::DiskFull, "{error}");
+}
+
+#[test]
+fn a_full_disk_refuses_inserts_and_nothing_else() {
+    for messages in [1, 100, 1000] {
+        let (disk, clock, store, queue, messages) = full(messages);
+        let before = queue.stats().unwrap();
+        refuses(&queue);
+        assert_eq!(queue.stats().unwrap(), before, "nothing was left behind");
+
+        // Ten thousand rounds take many times the segments that are left.
+        let first = queue.peek().unwrap().unwrap().id();
+        for n in 0..10_000 {
+            let delivery = get(&queue);
+            match n % 3 {
+                0 => delivery.release().unwrap(),
+                1 => drop(delivery.fail("try again").unwrap()),
+                _ => delivery.release_after(Duration::from_millis(1)).unwrap(),
+            }
+            clock.advance(Duration::from_secs(120));
+            assert_eq!(queue.peek().unwrap().unwrap().id(), first);
+            if n % 1000 == 0 {
+                refuses(&queue);
+            }
+        }
+        get(&queue).bury("for good").unwrap();
+        assert_eq!(queue.stats().unwrap().buried, 1);
+        assert_eq!(queue.purge(State::Buried).unwrap(), 1);
+
+        // It closes, opens and dies without a byte free.
+        store.close().unwrap();
+        let store = options().open_simulated(&disk, &clock).unwrap();
+        assert!(store.recovery().clean, "{:?}", store.recovery());
+        let disk = disk.kill();
+        let store = options().open_simulated(&disk, &clock).unwrap();
+        let queue = store.queue("q").unwrap();
+        assert_eq!(queue.stats().unwrap().ready, messages - 1);
+        let mut left: Vec<u64> = Vec::new();
+        while let Some(delivery) = queue.try_get().unwrap() {
+            left.push(number(delivery.payload()));
+            delivery.delete().unwrap();
+            settle(&store);
+        }
+        assert_eq!(left, (1..messages).collect::<Vec<u64>>());
+
+        // What was deleted is free again.
+        assert!(fill(&queue, 0, 500) > 0);
+    }
+}
+
+#[test]
+fn compaction_gives_space_back_on_a_full_disk() {
+    let (disk, _clock, store, queue, messages) = full(2000);
+    let mut kept = Vec::new();
+    for n in 0..messages {
+        let delivery = get(&queue);
+        assert_eq!(number(delivery.payload()), n);
+        // No segment dies of it.
+        if n % 5 == 0 {
+            kept.push(delivery)
+        } else {
+            delivery.delete().unwrap()
+        }
+        if n % 100 == 0 {
+            settle(&store);
+        }
+    }
+    settle(&store);
+    let more = fill(&queue, messages, 500);
+    assert!(more > messages / 4, "room for {more} where {messages} were");
+    assert!(used(&disk) <= 2 * messages * 540);
+    for (n, delivery) in kept.into_iter().enumerate() {
+        assert_eq!(number(delivery.payload()), n as u64 * 5, "it keeps its bytes");
+        delivery.delete().unwrap();
+    }
+    for n in messages..messages + more {
+        let delivery = get(&queue);
+        assert_eq!(number(delivery.payload()), n);
+        delivery.delete().unwrap();
+    }
+}
+
+#[test]
+fn thousands_in_flight_are_settled_on_a_full_disk() {
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = options().segment_bytes(16 * SEGMENT_BYTES).open_simulated(&disk, &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    for n in 0..3_000 {
+        queue.insert(payload(n, 400)).unwrap();
+    }
+    settle(&store);
+    take_all_space(&disk);
+    let messages = 3_000 + fill(&queue, 3_000, 400);
+    let held: Vec<_> = (0..messages).map(|_| get(&queue)).collect();
+    assert!(queue.try_get().unwrap().is_none());
+    for (n, delivery) in held.into_iter().enumerate() {
+        if n % 2 == 0 { delivery.delete().unwrap() } else { delivery.release().unwrap() }
+    }
+    assert_eq!(queue.stats().unwrap().ready, messages / 2);
+    settle(&store);
+    assert_eq!(get(&queue).attempt(), 1);
+}
+
+#[test]
+fn a_dead_letter_that_finds_no_space_is_buried_where_it_is() {
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = options().open_simulated(&disk, &clock).unwrap();
+    let options = QueueOptions::new().dead_letter("dead");
+    let queue = store.declare("q", options).unwrap();
+    let dead = store.queue("dead").unwrap();
+    queue.insert(payload(0, 500)).unwrap();
+    queue.insert(payload(1, 500)).unwrap();
+    get(&queue).bury("while there is space").unwrap();
+    get(&dead).release().unwrap();
+    settle(&store);
+    take_all_space(&disk);
+    fill(&store.queue("other").unwrap(), 0, 500);
+    get(&queue).bury("without any").unwrap();
+    assert_eq!(queue.stats().unwrap().buried, 1);
+}
+
+#[test]
+fn a_store_keeps_its_limit_as_if_the_disk_ended_there() {
+    let limit = 10 * SEGMENT_BYTES;
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let most = Arc::new(Mutex::new(0));
+    let seen = most.clone();
+    disk.on_operation(Some(Box::new(move |disk, _| {
+        let mut most = seen.lock().unwrap();
+        *most = u64::max(*most, used(disk));
+    })));
+    let limited = options().max_bytes(limit);
+    let store = limited.open_simulated(&disk, &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    let mut next = 0;
+    let mut expected = BTreeSet::new();
+    for round in 0..20 {
+        let more = fill(&queue, next, 500);
+        assert!(more > 0, "round {round}");
+        expected.extend(next..next + more);
+        next += more;
+        // All but some are taken out again.
+        let mut kept = Vec::new();
+        while let Some(delivery) = queue.try_get().unwrap() {
+            let n = number(delivery.payload());
+            if n.is_multiple_of(64) && round % 4 < 3 {
+                kept.push(delivery);
+                continue;
+            }
+            assert!(expected.remove(&n));
+            delivery.delete().unwrap();
+            settle(&store);
+        }
+        kept.into_iter().for_each(|delivery| delivery.release().unwrap());
+    }
+    assert!(*most.lock().unwrap() <= limit, "{} of {limit} bytes", most.lock().unwrap());
+    store.close().unwrap();
+    let store = limited.open_simulated(&disk, &clock).unwrap();
+    assert_eq!(store.stats().messages, expected.len() as u64);
+    let too_small = options().max_bytes(3 * SEGMENT_BYTES).open_simulated(&disk, &clock);
+    assert_eq!(too_small.unwrap_err().kind(), &ErrorKind::InvalidArgument);
+}
+
+/// Killed, or cut off from power, after each operation on a full disk, the store opens and still has what it must.
+#[test]
+fn a_store_on_a_full_disk_survives_being_cut_off_anywhere() {
+    let (disk, clock, store, queue, messages) = full(600);
+    let deleted = Arc::new(Mutex::new(BTreeSet::new()));
+    let forks = Arc::new(Mutex::new(Vec::new()));
+    let (sink, seen) = (forks.clone(), deleted.clone());
+    disk.on_operation(Some(Box::new(move |disk, n| {
+        if n % 5 == 0 {
+            let deleted: BTreeSet<u64> = seen.lock().unwrap().clone();
+            sink.lock().unwrap().push((disk.kill(), deleted));
+        }
+    })));
+    let mut checked = 0;
+    for n in 0..messages {
+        let delivery = get(&queue);
+        let number = number(delivery.payload());
+        if n % 4 == 3 {
+            delivery.release().unwrap();
+        } else {
+            delivery.delete().unwrap();
+            deleted.lock().unwrap().insert(number);
+        }
+        if n % 20 == 0 {
+            settle(&store);
+        }
+        for (killed, deleted) in std::mem::take(&mut *forks.lock().unwrap()) {
+            check(&killed, &clock, messages, &deleted);
+            checked += 1;
+        }
+    }
+    disk.on_operation(None);
+    println!("{checked} states");
+    assert!(checked > 200, "{checked}");
+}
+
+fn check(disk: &Disk, clock: &Clock, messages: u64, deleted: &BTreeSet<u64>) {
+    let store = options().open_simulated(disk, clock).unwrap();
+    assert!(store.recovery().damaged.is_empty(), "{:?}", store.recovery());
+    let queue = store.queue("q").unwrap();
+    let mut left = BTreeSet::new();
+    while let Some(delivery) = queue.try_get().unwrap() {
+        assert!(left.insert(number(delivery.payload())));
+        delivery.delete().unwrap();
+    }
+    assert!(left.is_disjoint(deleted), "deleted ones are back");
+    // The one that was being deleted may be gone.
+    let missing = messages as usize - left.len() - deleted.len();
+    assert!(missing <= 1, "{missing} are missing");
+    settle(&store);
+    queue.insert("there is space again").unwrap();
+}
