@@ -104,6 +104,7 @@ pub fn page(results: &Results) -> String {
     if !goals.is_empty() {
         let _ = write!(page, "## Goals\n\n{goals}\n");
     }
+    unequal(results, &mut page);
     for workload in workloads::list(results.quick) {
         if results.runs.iter().any(|run| run.workload == workload.id) {
             table(results, &workload, &mut page);
@@ -217,10 +218,11 @@ fn row(
     frame: &Frame,
 ) -> String {
     let first = &columns[0];
+    let name = marked(results, one);
     let Some(stat) = results.stat(&workload.id, &one.key, first.figure) else {
         let why = results.fault(&workload.id, &one.key).unwrap_or("n/a".to_string());
         let empty = " |".repeat(columns.len() - 1 + frame.width());
-        return format!("| {} | {} |{empty}", one.name, why.replace('|', "/"));
+        return format!("| {name} | {} |{empty}", why.replace('|', "/"));
     };
     let form = first.form;
     let mut cell = show(form, stat.median);
@@ -228,7 +230,7 @@ fn row(
         cell = format!("**{cell}**");
     }
     let spread = format!("({} – {})", show(form, stat.min), show(form, stat.max));
-    let mut row = format!("| {} | {cell} {spread} |", one.name);
+    let mut row = format!("| {name} | {cell} {spread} |");
     for against in [frame.raw, frame.rival].into_iter().flatten() {
         let _ = write!(row, " {} |", ratio(stat.median / against));
     }
@@ -268,16 +270,36 @@ fn notes(
             notes.push(format!("{} took long to be emptied: only a part was checked.", one.name));
         }
     }
-    let ran = |one: &&&Participant| results.fault(&workload.id, &one.key).is_none();
-    for one in asked.iter().filter(ran) {
-        notes.extend(one.unequal.iter().map(|text| format!("{}: {text}.", one.name)));
-    }
     notes.iter().for_each(|note| {
         let _ = writeln!(page, "- {note}");
     });
     if !notes.is_empty() {
         page.push('\n');
     }
+}
+
+/// A contender's name, with the numbers of what makes its figures unequal.
+fn marked(results: &Results, one: &Participant) -> String {
+    let before = results.participants.iter().take_while(|other| other.key != one.key);
+    let first = 1 + before.map(|other| other.unequal.len()).sum::<usize>();
+    let marks: Vec<String> = (first..first + one.unequal.len()).map(|n| n.to_string()).collect();
+    match marks.is_empty() {
+        true => one.name.clone(),
+        false => format!("{} <sup>{}</sup>", one.name, marks.join(" ")),
+    }
+}
+
+/// What the marks behind the names mean.
+fn unequal(results: &Results, page: &mut String) {
+    page.push_str(
+        "## What makes figures unequal\n\nThe numbers behind the names in the tables.\n\n",
+    );
+    let all =
+        results.participants.iter().flat_map(|one| one.unequal.iter().map(move |text| (one, text)));
+    for (n, (one, text)) in (1..).zip(all) {
+        let _ = writeln!(page, "{n}. {}: {text}.", one.name);
+    }
+    page.push('\n');
 }
 
 fn participants(results: &Results, page: &mut String) {
