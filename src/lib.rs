@@ -44,6 +44,7 @@ mod random;
 mod report;
 mod storage;
 mod store;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 

@@ -3,9 +3,11 @@
 //! A panic while a lock is held leaves state that nobody has checked. Nothing may be decided by it, so whoever
 //! comes next panics too, but for drop paths, which use [`Lock::try_healthy`] and keep silent.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
+
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 #[derive(Debug, Default)]
 pub(crate) struct Lock<T>(Mutex<T>);
@@ -32,7 +34,11 @@ impl<T> Lock<T> {
 
 /// Where any number of threads wait to be let through, by one call of the system, and without a lock to take afterwards.
 #[derive(Debug, Default)]
-pub(crate) struct Gate(AtomicU32);
+pub(crate) struct Gate {
+    word: AtomicU32,
+    #[cfg(any(loom, shuttle))]
+    futex: Futex,
+}
 
 /// What a thread has seen of a [`Gate`] before it decided to wait.
 #[derive(Clone, Copy, Debug)]
@@ -41,25 +47,58 @@ pub(crate) struct Ticket(u32);
 impl Gate {
     /// To be taken before the look at what the thread waits for.
     pub fn ticket(&self) -> Ticket {
-        Ticket(self.0.load(Ordering::SeqCst))
+        Ticket(self.word.load(Ordering::SeqCst))
     }
 
     /// Waits until somebody is let through who took their ticket no later, or for no reason. Returns at once if that
     /// has happened since the ticket was taken.
     pub fn wait(&self, ticket: Ticket) {
-        atomic_wait::wait(&self.0, ticket.0);
+        #[cfg(not(any(loom, shuttle)))]
+        atomic_wait::wait(&self.word, ticket.0);
+        #[cfg(any(loom, shuttle))]
+        self.futex.wait(|| self.word.load(Ordering::SeqCst) == ticket.0);
     }
 
     /// Whoever has a ticket may go.
     pub fn open(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        atomic_wait::wake_all(&self.0);
+        self.word.fetch_add(1, Ordering::SeqCst);
+        #[cfg(not(any(loom, shuttle)))]
+        atomic_wait::wake_all(&self.word);
+        #[cfg(any(loom, shuttle))]
+        self.futex.wake(Condvar::notify_all);
     }
 
     /// At least one of those who have a ticket may go.
     pub fn let_one(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        atomic_wait::wake_one(&self.0);
+        self.word.fetch_add(1, Ordering::SeqCst);
+        #[cfg(not(any(loom, shuttle)))]
+        atomic_wait::wake_one(&self.word);
+        #[cfg(any(loom, shuttle))]
+        self.futex.wake(Condvar::notify_one);
+    }
+}
+
+/// What the kernel does for a futex, for checkers of interleavings: the word is changed outside of the lock of its queue,
+/// and compared again under it before a sleep.
+#[cfg(any(loom, shuttle))]
+#[derive(Debug, Default)]
+struct Futex {
+    queue: Mutex<()>,
+    sleepers: Condvar,
+}
+
+#[cfg(any(loom, shuttle))]
+impl Futex {
+    fn wait(&self, is_unchanged: impl FnOnce() -> bool) {
+        let queue = self.queue.lock().expect("nobody panics here");
+        if is_unchanged() {
+            drop(self.sleepers.wait(queue));
+        }
+    }
+
+    fn wake(&self, notify: fn(&Condvar)) {
+        let _queue = self.queue.lock().expect("nobody panics here");
+        notify(&self.sleepers);
     }
 }
 

@@ -27,7 +27,8 @@ const LAYERS: [(&str, &[&str]); 5] = [
 ];
 
 /// May be used by all modules.
-const VOCABULARY: [&str; 7] = ["clock", "error", "lock", "message", "options", "random", "report"];
+const VOCABULARY: [&str; 8] =
+    ["clock", "error", "lock", "message", "options", "random", "report", "sync"];
 
 fn layer(module: &str) -> Option<usize> {
     LAYERS.iter().position(|(_, modules)| modules.contains(&module))

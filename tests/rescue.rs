@@ -69,6 +69,15 @@ fn busy(disk: &Disk, clock: &Clock) -> (Store, BTreeSet<u64>) {
     (store, left)
 }
 
+/// Ends the other thread.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 fn segments(disk: &Disk) -> Vec<String> {
     disk.file_names().into_iter().filter(|name| name.ends_with(".seg")).collect()
 }
@@ -151,6 +160,7 @@ fn a_store_is_verified_beside_the_process_that_works_with_it() {
                 rounds.fetch_add(1, Ordering::SeqCst);
             }
         });
+        let _stop = Stop(&done);
         for _ in 0..20 {
             let before = rounds.load(Ordering::SeqCst);
             let report = Store::verify(dir.path()).unwrap();
@@ -159,7 +169,6 @@ fn a_store_is_verified_beside_the_process_that_works_with_it() {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        done.store(true, Ordering::SeqCst);
     });
 }
 
@@ -225,6 +234,8 @@ fn backups_are_consistent_while_the_store_is_in_use() {
                 }
             }
         });
+        // Also if something fails, so that the other thread ends.
+        let _stop = Stop(&done);
         for round in 0..10 {
             let to = dir.path().join(format!("backup-{round}"));
             store.backup(&to).unwrap();
@@ -237,7 +248,6 @@ fn backups_are_consistent_while_the_store_is_in_use() {
             assert!(found.len() <= 501, "{}", found.len());
             std::thread::sleep(Duration::from_millis(20));
         }
-        done.store(true, Ordering::SeqCst);
     });
     assert_eq!(
         store.backup(dir.path().join("store")).unwrap_err().kind(),
@@ -337,4 +347,48 @@ fn salvage_works_between_directories_and_refuses_one_that_is_in_use() {
     let missing = dir.path().join("nothing");
     assert_eq!(Store::verify(&missing).unwrap_err().kind(), &ErrorKind::Io);
     assert!(!missing.exists());
+}
+
+#[test]
+fn a_power_cut_is_no_damage_to_an_index() {
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = options().durability(Durability::Sync).open_simulated(&disk, &clock).unwrap();
+    let q = store.queue("q").unwrap();
+    for n in 0..300 {
+        q.insert(payload(n)).unwrap();
+        settle(&store);
+    }
+    let cut = disk.power_cut(0);
+    drop(options().open_simulated(&cut, &clock).unwrap());
+    for cut in [cut, disk.power_cut(0)] {
+        let report = millpond::testing::verify(&cut).unwrap();
+        println!("S3 {report:?}");
+    }
+    let cut = disk.power_cut(0);
+    assert!(millpond::testing::verify(&cut).unwrap().is_sound());
+}
+
+#[test]
+fn a_message_that_was_moved_behind_the_end_of_the_log_is_salvaged_once() {
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = options().open_simulated(&disk, &clock).unwrap();
+    let q = store.declare("q", QueueOptions::new().dead_letter("dead")).unwrap();
+    q.insert(payload(7)).unwrap();
+    store.sync().unwrap();
+    for _ in 0..40 {
+        q.try_get().unwrap().unwrap().release().unwrap();
+    }
+    q.try_get().unwrap().unwrap().bury("why").unwrap();
+    let mut twice = 0;
+    let mut none = 0;
+    for seed in 2..300 {
+        let into = options().open_simulated(&Disk::new(), &clock).unwrap();
+        let r = millpond::testing::salvage(&disk.power_cut(seed), &into).unwrap();
+        if r.messages == 2 {
+            twice += 1
+        } else if r.messages == 0 {
+            none += 1
+        }
+    }
+    assert_eq!((twice, none), (0, 0), "of 298 power cuts");
 }

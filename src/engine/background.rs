@@ -1,8 +1,8 @@
 //! The two background threads, for maintenance and for supplies: loops that sleep when there is nothing to do.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread::{self, JoinHandle};
 use std::sync::{Arc, Weak};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::Engine;
@@ -122,5 +122,57 @@ fn run(
         if !which(&engine).wait(limit) {
             return;
         }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use std::sync::atomic::Ordering::SeqCst;
+
+    use super::*;
+    use crate::sync::atomic::AtomicUsize;
+
+    /// Work that a lock guards, as the log's tail does.
+    #[derive(Default)]
+    struct Shared {
+        background: Background,
+        wanted: Lock<usize>,
+        done: AtomicUsize,
+    }
+
+    fn work_until_stopped(shared: &Shared) {
+        loop {
+            let wanted = std::mem::take(&mut *shared.wanted.lock());
+            shared.done.fetch_add(wanted, SeqCst);
+            if !shared.background.wait(None) {
+                return;
+            }
+        }
+    }
+
+    /// Somebody who has changed something and woken the thread never finds it asleep with the change unseen: loom would
+    /// call that a deadlock, since whoever stops it waits until all is done.
+    #[test]
+    fn nothing_is_left_undone() {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(|| {
+            let shared = Arc::new(Shared::default());
+            let (worker, other) = (shared.clone(), shared.clone());
+            let worker = loom::thread::spawn(move || work_until_stopped(&worker));
+            let other = loom::thread::spawn(move || {
+                *other.wanted.lock() += 1;
+                other.background.wake();
+            });
+            *shared.wanted.lock() += 1;
+            shared.background.wake();
+            other.join().unwrap();
+            while shared.done.load(SeqCst) < 2 {
+                loom::thread::yield_now();
+            }
+            shared.background.stop();
+            worker.join().unwrap();
+            assert_eq!(shared.done.load(SeqCst), 2);
+        });
     }
 }

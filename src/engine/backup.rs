@@ -1,8 +1,9 @@
 //! A copy of a store in use, as of one moment.
 //!
-//! A cursor is written, and the segments that it names are given a second name in the other directory: what is sealed
-//! never changes. Where that cannot be done they are copied. The active one is always copied, by reads and writes, up to
-//! where the cursor says that it ends, in a file of its own with its space reserved. The cursor comes last.
+//! A cursor is written, and the segments before its position are given a second name in the other directory: they never
+//! change. Where that cannot be done they are copied. What lies behind the position is always copied, by reads and writes,
+//! up to where the log ended once the cursor was there: its pieces were captured one after the other, and are true of one
+//! moment only together with the log up to the last of them. The cursor comes last.
 //!
 //! Crash windows: a directory under its temporary name, which nobody takes for a backup.
 
@@ -25,7 +26,7 @@ enum Copy {
     /// All of a file.
     File { name: String, file: Arc<dyn File> },
     /// A segment up to `end`, in a file that is as long as it was made.
-    Active { name: String, data: Mapping, end: u64 },
+    Part { name: String, data: Mapping, end: u64 },
 }
 
 /// What a backup still has to write: first the copies, then the cursor.
@@ -68,23 +69,21 @@ impl Engine {
             self.checkpoint(maintenance, false)?;
         }
         let position = maintenance.position;
-        let named: Vec<Arc<Segment>> = {
+        let (named, end) = {
             let mut state = self.lock_open()?;
-            state.absorb(&mut self.log.tail());
+            let mut tail = self.log.tail();
+            state.absorb(&mut tail);
             let named = state.segments.iter().filter(|s| s.dropped_in.is_none());
-            let named = named.map(|s| s.segment.clone());
-            named.filter(|s| poisoned || s.number <= position.segment()).collect()
+            let named: Vec<Arc<Segment>> = named.map(|s| s.segment.clone()).collect();
+            (named, tail.end())
         };
         let mut copies = Vec::new();
         for segment in named {
             let copy = if segment.number < position.segment() {
                 self.link_or_copy(&segment, to)
             } else {
-                let end = match poisoned {
-                    true => None,
-                    false => Some(u64::from(position.offset())),
-                };
-                self.copy_active(&segment, end).map(|copy| vec![copy])
+                let until = (segment.number == end.segment()).then(|| end.offset().into());
+                self.copy_part(&segment, until).map(|copy| vec![copy])
             };
             copies.extend(copy.map_err(|error| {
                 let path = self.storage.path(&segment.name());
@@ -119,17 +118,18 @@ impl Engine {
         Ok(copies)
     }
 
-    fn copy_active(&self, segment: &Segment, end: Option<u64>) -> io::Result<Copy> {
+    /// The segment up to `end`, or all of it.
+    fn copy_part(&self, segment: &Segment, end: Option<u64>) -> io::Result<Copy> {
         let data = segment.data(&*self.storage)?.clone();
         let end = end.unwrap_or(data.published()).min(data.published());
-        Ok(Copy::Active { name: segment.name(), data, end })
+        Ok(Copy::Part { name: segment.name(), data, end })
     }
 }
 
 impl Copy {
     fn name(&self) -> &str {
         match self {
-            Copy::File { name, .. } | Copy::Active { name, .. } => name,
+            Copy::File { name, .. } | Copy::Part { name, .. } => name,
         }
     }
 
@@ -139,7 +139,7 @@ impl Copy {
                 let len = file.len()?;
                 write(to, &name, len, len, |at, piece| file.read_at(at, piece))
             }
-            Copy::Active { name, data, end } => {
+            Copy::Part { name, data, end } => {
                 let len = capacity(&data).unwrap_or(end).max(end);
                 write(to, &name, len, end, |at, piece| {
                     piece.copy_from_slice(data.bytes(at..at + piece.len() as u64));

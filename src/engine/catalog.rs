@@ -1,7 +1,7 @@
 //! Declaring, finding, purging and removing queues.
 
+use crate::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::lane::Head;
 use super::state::{QueueEntry, State};

@@ -10,6 +10,7 @@
 //! Crash windows: see [`crate::cursor`] for the cursor's own; a segment that no cursor names is removed by the
 //! next open.
 
+use std::collections::HashMap;
 use std::ops::Bound;
 use std::time::Duration;
 
@@ -43,6 +44,9 @@ const LOG_PER_CURSOR: u64 = 4;
 /// How many touched messages are captured under one hold of the lock.
 const ENTRIES_PER_PIECE: usize = 1024;
 
+/// What a declaration takes besides the queue's name, roughly.
+const DECLARE_BYTES: u64 = 64;
+
 /// Damage that a cursor remembers at most.
 const DAMAGE_MAX: usize = 1000;
 
@@ -67,6 +71,7 @@ impl Engine {
             Err(error) if error.is_retryable() => {
                 self.lock_state().reclaimable = true;
                 maintenance.retry_at = self.log.tail().written_bytes() + (1 << 20);
+                maintenance.retry_changes = self.space.changes();
                 Ok(false)
             }
             Err(error) => Err(error),
@@ -76,7 +81,7 @@ impl Engine {
     fn is_checkpoint_due(&self, maintenance: &Maintenance) -> bool {
         let mut state = self.lock_state();
         let written = self.log.tail().written_bytes();
-        if written < maintenance.retry_at {
+        if written < maintenance.retry_at && self.space.changes() == maintenance.retry_changes {
             return false;
         }
         let grown = written - maintenance.checkpoint_at;
@@ -132,6 +137,7 @@ impl Engine {
         self.log.tail().checkpointed(position.segment(), id_ceiling);
         self.lock_state().cursor_bytes = bytes.len() as u64;
         self.remove_dropped(generation);
+        self.space.give_back(self.spare_bytes());
         if !self.space.is_complete() {
             self.supplier.wake();
         }
@@ -161,11 +167,18 @@ impl Engine {
     /// Declares again, at the end of the log, the queues whose declaration lies in a dead segment: a walk of the whole
     /// log must still find it if all cursors are lost.
     fn carry_declarations(&self) -> Result<()> {
+        let mut declared: HashMap<u32, u64> = HashMap::new();
+        for queue in self.lock_state().queues.values() {
+            let bytes = queue.shared.name.len() as u64 + DECLARE_BYTES;
+            *declared.entry(queue.declared_at.segment()).or_default() += bytes;
+        }
         // A checkpoint without the declaration keeps the segment.
         self.declare_again(|state, number| {
             super::lane::find(&state.segments, number).is_some_and(|at| {
                 let s = &state.segments[at];
-                s.segment.is_sealed() && s.live() == 0
+                // One that holds little else stays as it is: carried on, it would only be another one like it.
+                let declared = declared.get(&number).copied().unwrap_or(0);
+                s.segment.is_sealed() && s.live() == 0 && 2 * declared <= s.segment.end().into()
             })
         })?;
         Ok(())

@@ -1,6 +1,6 @@
 //! Closing: no more gets, then no more of anything, then a cursor that ends exactly where the log does.
 
-use std::sync::atomic::Ordering;
+use crate::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::compact::COPY_NAME;
@@ -105,6 +105,7 @@ impl Engine {
         let trusted = self.state.try_healthy().is_some()
             && self.maintenance.try_healthy().is_some()
             && self.supply.try_healthy().is_some()
+            && self.space.is_healthy()
             && self.log.is_healthy();
         if trusted {
             let _ = self.close(Duration::ZERO);

@@ -2,8 +2,8 @@
 //!
 //! A move that finds no space falls back to burying the message, which needs none: it is kept rather than lost.
 
+use crate::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::settle::{Claimant, Fate};
 use super::state::Located;

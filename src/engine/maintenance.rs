@@ -13,6 +13,9 @@ use crate::format::position::Position;
 use crate::log::{LaneIndex, Segment, index_name};
 use crate::storage::Prepare;
 
+/// The name of an index that is being written.
+pub(super) const INDEX_BEING_WRITTEN: &str = "index.tmp";
+
 /// What whoever does maintenance knows.
 pub(super) struct Maintenance {
     /// The newest cursor.
@@ -23,6 +26,8 @@ pub(super) struct Maintenance {
     pub checkpoint_time: Instant,
     /// The newest cursor was not written for want of space; wait for more log before trying again.
     pub retry_at: u64,
+    /// Or for space: [`Space::changes`](crate::storage::Space::changes) was this.
+    pub retry_changes: u64,
     /// What the newest cursor is true of.
     pub position: Position,
     /// The compaction that has begun.
@@ -90,8 +95,8 @@ impl Engine {
         !ready.is_empty()
     }
 
-    /// Writes the index of one sealed segment that has it only in memory. Crash window: a torn index, which does not
-    /// verify and is made anew.
+    /// Writes the index of one sealed segment that has it only in memory. Crash window: it is not there, and
+    /// is made anew when it is needed.
     pub(super) fn write_index(&self) -> Result<bool> {
         if !self.space.is_complete() {
             // What there is of space is for what cannot be done without.
@@ -123,9 +128,12 @@ impl Engine {
         content: &[u8],
     ) -> std::io::Result<Option<LaneIndex>> {
         let name = index_name(segment.file);
-        self.space.remove(&name);
-        let file = self.space.create(&name, content.len() as u64, Prepare::Reserve)?;
+        self.space.remove(INDEX_BEING_WRITTEN);
+        let len = content.len() as u64;
+        let file = self.space.create(INDEX_BEING_WRITTEN, len, Prepare::Reserve)?;
         file.write_at(0, content)?;
+        file.sync_data()?;
+        self.storage.rename(INDEX_BEING_WRITTEN, &name)?;
         let (number, salt, end) = (segment.file, segment.salt, segment.end());
         Ok(LaneIndex::from_file(file.map_read()?, number, salt, end))
     }

@@ -29,8 +29,8 @@ mod take;
 mod verify;
 mod walk;
 
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::clock::{Now, TimeSource};
@@ -196,9 +196,19 @@ impl Engine {
             Refused::Failed => Err(self.write_failed()),
             Refused::Closed => Err(Error::closed()),
             Refused::Removed => Err(removed()),
-            Refused::HeldBack => self.hold_back(),
-            Refused::Segment { frames_bytes } => self.prepare_for(frames_bytes, purpose),
+            Refused::HeldBack => self.hold_back().inspect_err(|error| self.look_for_space(error)),
+            Refused::Segment { frames_bytes } => self
+                .prepare_for(frames_bytes, purpose)
+                .inspect_err(|error| self.look_for_space(error)),
             Refused::Checkpoint { ids } => self.checkpoint_for(ids),
+        }
+    }
+
+    /// Somebody was refused for want of space: what maintenance could not do for the same reason is tried again.
+    fn look_for_space(&self, error: &Error) {
+        if error.is_retryable() {
+            self.space.asked();
+            self.background.wake();
         }
     }
 

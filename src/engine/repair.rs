@@ -1,12 +1,12 @@
 //! Making durable what an open has found, before anything is appended: see [`super::open`] for the steps and their
 //! crash windows.
 
+use crate::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::background::Background;
 use super::compact::COPY_NAME;
-use super::maintenance::Maintenance;
+use super::maintenance::{INDEX_BEING_WRITTEN, Maintenance};
 use super::open::{Named, Opening, used_of};
 use super::recover::{Found, TailFile};
 use super::state::{SegmentState, State, Weight};
@@ -100,6 +100,7 @@ impl Opening {
                 checkpoint_at: 0,
                 checkpoint_time: self.time.mono(),
                 retry_at: 0,
+                retry_changes: 0,
                 position: Position::default(),
                 rewrite: None,
                 compact_at: 0,
@@ -145,6 +146,20 @@ impl Opening {
         Ok(())
     }
 
+    /// Gives a file that has other names to this one alone. Crash windows: the copy, which the next open removes, or the
+    /// file as it was.
+    fn part(&self, name: &str) -> std::io::Result<()> {
+        const COPY: &str = "part.tmp";
+        let file = self.storage.open_read(name)?;
+        let data = file.map_read()?;
+        let _ = self.storage.remove(COPY);
+        let copy = self.storage.create(COPY, data.published(), Prepare::Reserve)?;
+        copy.write_at(0, data.bytes(0..data.published()))?;
+        copy.sync_data()?;
+        self.storage.rename(COPY, name)?;
+        self.storage.sync_dir()
+    }
+
     /// Writes `from..end` of a file as it is, and zeros over `end..used`.
     pub(super) fn rewrite(
         &self,
@@ -154,6 +169,10 @@ impl Opening {
         used: u64,
     ) -> std::io::Result<()> {
         const CHUNK: u64 = 1 << 20;
+        if from < used && self.storage.is_linked(name) {
+            // A backup has the same file.
+            self.part(name)?;
+        }
         let file = self.storage.open(name)?;
         let mut content = vec![0; CHUNK as usize];
         let mut at = from;
@@ -357,7 +376,9 @@ impl Engine {
                 let _ = self.storage.remove(name);
                 let _ = self.storage.remove(&index_name(number));
             } else if name == "cursor.tmp"
+                || name == "part.tmp"
                 || name == PROBE
+                || name == INDEX_BEING_WRITTEN
                 || name == COPY_NAME
                 || parse_index_name(name).is_some_and(unnamed)
             {

@@ -21,6 +21,7 @@ use crate::format::header::{
 use crate::format::record::insert::{InsertHead, Origin, Target, Targets, decode_insert};
 use crate::format::record::{DELETE, INSERT, Record};
 use crate::log::{Draft, Lane, frames, parse_segment_name, segment_name, survey};
+use crate::options::MESSAGE_BYTES_MAX;
 use crate::report::Report;
 use crate::storage::{Mapping, ReadOnly, Storage};
 
@@ -32,6 +33,8 @@ struct Source {
     salt: u64,
     first_id: u64,
     kind: Kind,
+    /// What lies at this offset or behind it is not part of the log, though the file is.
+    proven_end: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,6 +67,8 @@ struct Salvage<'a> {
     to: &'a Engine,
     queues: BTreeMap<u32, Arc<QueueShared>>,
     taken: Ids,
+    /// The ids that what was taken had first.
+    origins: Ids,
     /// By records that no open would read.
     deleted: Ids,
     messages: u64,
@@ -84,13 +89,15 @@ impl Engine {
             to: self,
             queues,
             taken: Ids::default(),
+            origins: Ids::default(),
             deleted: Ids::default(),
             messages: 0,
         };
         let sources = salvage.sources();
         for source in sources.iter().filter(|source| source.kind == Kind::Unproven) {
-            salvage.read(source, |salvage, source, envelope, body| {
-                salvage.note_deleted(source, envelope, body)
+            salvage.read(source, |salvage, _, _, envelope, body| {
+                salvage.note_deleted(envelope, body);
+                Ok(())
             })?;
         }
         for source in &sources {
@@ -114,8 +121,12 @@ impl Salvage<'_> {
                 salt: s.segment.salt,
                 first_id: s.segment.first_id,
                 kind: Kind::Log,
+                proven_end: u32::MAX,
             })
             .collect();
+        if let Some(last) = sources.last_mut() {
+            last.proven_end = self.from.found.end;
+        }
         let last = state.segments.last().map_or(0, |s| s.segment.number);
         let in_log = |file: u32| state.segments.iter().any(|s| s.segment.file == file);
         let of_store = |header: &&Header| header.store == self.from.store_id;
@@ -125,6 +136,7 @@ impl Salvage<'_> {
             salt: header.salt,
             first_id: header.first_id,
             kind: if header.place() > last { Kind::Unproven } else { Kind::Old },
+            proven_end: 0,
         };
         let strays = self.from.headers.values().map(|(header, _)| header).filter(of_store);
         let strays = strays.filter(|header| !in_log(header.number));
@@ -144,7 +156,8 @@ impl Salvage<'_> {
             {
                 let (salt, first_id, offset) = (aside.salt, aside.first_id, aside.offset);
                 let name = format!("{stem}.bin");
-                sources.push(Source { name, offset, salt, first_id, kind: Kind::Unproven });
+                let kind = Kind::Unproven;
+                sources.push(Source { name, offset, salt, first_id, kind, proven_end: 0 });
             }
         }
         sources
@@ -178,15 +191,17 @@ impl Salvage<'_> {
     fn read(
         &mut self,
         source: &Source,
-        visit: impl Fn(&mut Self, &Source, &Envelope, &[u8]) -> Result<()>,
+        visit: impl Fn(&mut Self, &Source, u32, &Envelope, &[u8]) -> Result<()>,
     ) -> Result<()> {
         let Ok(data) = self.map(&source.name) else { return Ok(()) };
         let mut bytes = data.bytes(0..data.published());
         let moved;
         if source.offset > 0 {
             // Frames verify only in their own place.
-            let Ok(offset) = usize::try_from(source.offset) else { return Ok(()) };
-            moved = [&vec![0; offset], bytes].concat();
+            if source.offset > MESSAGE_BYTES_MAX {
+                return Ok(());
+            }
+            moved = [&vec![0; source.offset as usize], bytes].concat();
             bytes = &moved;
         }
         let from = FRAMES_START.max(source.offset as u32);
@@ -196,13 +211,13 @@ impl Salvage<'_> {
             let start = offset as usize + envelope.size();
             let body = bytes.get(start..start + envelope.length as usize);
             if let Some(body) = body.filter(|_| result.is_ok()) {
-                result = visit(self, source, envelope, body);
+                result = visit(self, source, offset, envelope, body);
             }
         });
         result
     }
 
-    fn note_deleted(&mut self, _source: &Source, envelope: &Envelope, body: &[u8]) -> Result<()> {
+    fn note_deleted(&mut self, envelope: &Envelope, body: &[u8]) {
         if envelope.kind == DELETE
             && let Ok(Record::Delete(delete)) = Record::decode(envelope, body)
         {
@@ -210,17 +225,26 @@ impl Salvage<'_> {
                 self.deleted.insert(id);
             }
         }
-        Ok(())
     }
 
-    fn take(&mut self, source: &Source, envelope: &Envelope, body: &[u8]) -> Result<()> {
+    fn take(
+        &mut self,
+        source: &Source,
+        offset: u32,
+        envelope: &Envelope,
+        body: &[u8],
+    ) -> Result<()> {
         if envelope.kind != INSERT {
             return Ok(());
         }
         let Ok((head, payload)) = decode_insert(envelope.info, body) else { return Ok(()) };
         let first_id = source.first_id + u64::from(envelope.arg);
         for (id, (queue, priority)) in (first_id..).zip(head.targets()) {
-            if self.wants(source.kind, id) && self.taken.insert(id) {
+            let origin = head.origin.map_or(id, |origin| origin.id);
+            // It was moved behind the end of the log, which therefore still has it.
+            let moved = offset >= source.proven_end && self.origins.contains(origin);
+            if self.wants(source.kind, id) && !moved && self.taken.insert(id) {
+                self.origins.insert(origin);
                 let queue = self.queue(queue)?;
                 self.insert(&queue, priority, id, &head, payload)?;
                 self.messages += 1;

@@ -5,8 +5,8 @@
 //! nothing. No settling waits for a consumer, and none needs space that is not held back for it, but for a move to
 //! a dead letter queue, which falls back to burying the message where it is.
 
+use crate::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use super::scratch::with_scratch;

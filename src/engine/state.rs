@@ -3,10 +3,10 @@
 //! Everything here is memory. Changes of a message's state are made together with the append of their record,
 //! under this lock, so that the log and this state never disagree about the order of things.
 
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::lane::{Head, LaneReader, find};

@@ -4,8 +4,8 @@
 //! bytes are read and verified afterwards, outside of the locks. A message whose bytes are damaged is deleted, and
 //! the next one taken: it can never be delivered, and must not stand in the way of the others.
 
+use crate::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;

@@ -8,10 +8,10 @@
 //! next segment begins with nothing); the header without a frame (an empty active segment). Recovery takes both
 //! for the end of the log.
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::commit::{Commit, SyncFailed, Unsynced};
@@ -205,7 +205,9 @@ pub(crate) fn prepare_file(
         Purpose::Insert => space.create(&name, *bytes.end(), settings.prepare)?,
         Purpose::Settle => space.create_or_take(Spare::Log, &name, bytes, settings.prepare)?,
     };
-    prepared(file, settings, number, created_at)
+    prepared(file, settings, number, created_at).inspect_err(|_| {
+        space.remove(&name);
+    })
 }
 
 /// A file that was prepared before and never used, and holds nothing but zeros.

@@ -9,10 +9,12 @@
 //! half of them, and the next one the other half; so it waits for as many as there were of late, for at most half
 //! the time that a sync takes.
 
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+#[cfg(all(test, loom))]
+mod models;
+
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread;
 use std::time::Duration;
 
 use crate::clock::real_now;
@@ -159,7 +161,7 @@ impl Commit {
         let limit = (last_sync / 2).min(GATHERING_MAX);
         let began = real_now();
         while came() < expected && real_now() - began < limit {
-            thread::yield_now();
+            crate::sync::thread::yield_now();
         }
     }
 
@@ -187,7 +189,7 @@ struct Turn<'a> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let commit = self.commit;
-        if thread::panicking() {
+        if std::thread::panicking() {
             commit.fail(io::Error::other("a thread panicked while it synced"));
         }
         if self.size > 0 {

@@ -1,8 +1,8 @@
 //! One segment file: its identity, its bytes once they are mapped, its index once it is sealed.
 
+use crate::sync::atomic::{AtomicU32, Ordering};
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::index::LaneIndex;

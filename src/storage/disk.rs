@@ -169,6 +169,20 @@ impl Storage for RealDirectory {
         fs::hard_link(self.dir.join(name), to.path(name))
     }
 
+    fn is_linked(&self, name: &str) -> bool {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            fs::metadata(self.dir.join(name)).is_ok_and(|found| found.nlink() > 1)
+        }
+        // Not told there, so that it is taken for granted.
+        #[cfg(not(unix))]
+        {
+            let _ = name;
+            true
+        }
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         fs::rename(self.dir.join(from), self.dir.join(to))
     }

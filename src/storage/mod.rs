@@ -99,6 +99,8 @@ pub(crate) trait Storage: Send + Sync {
     fn open_read(&self, name: &str) -> io::Result<Arc<dyn File>>;
     /// Gives a file the same name in another directory too, or fails: it may lie on another file system.
     fn link(&self, name: &str, to: &dyn Storage) -> io::Result<()>;
+    /// Whether a file has another name besides, so that what is written to it is written there too.
+    fn is_linked(&self, name: &str) -> bool;
     /// Replaces `to` if it exists, atomically; durable after `sync_dir`.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file. Handles and mappings of it stay valid.

@@ -44,6 +44,10 @@ impl Storage for ReadOnly {
         refused()
     }
 
+    fn is_linked(&self, name: &str) -> bool {
+        self.0.is_linked(name)
+    }
+
     fn rename(&self, _from: &str, _to: &str) -> io::Result<()> {
         refused()
     }

@@ -10,10 +10,11 @@
 //! Crash windows: a spare that is missing or too short, which the next insert finds and makes anew; a spare that has
 //! its new name, which is a file as it would have been made.
 
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::HashSet;
 use std::io::{self, ErrorKind};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::{File, Prepare, Storage};
 use crate::lock::Lock;
@@ -76,8 +77,13 @@ pub(crate) struct Space {
     short: AtomicBool,
     /// There was no space when it was last asked for, and none was given back since.
     full: AtomicBool,
-    /// How often space was given back, or held back.
+    /// How often space was given back, held back, or asked for in vain.
     changes: AtomicU64,
+    /// Segments that were spares, and will give back what they take.
+    lent: Lock<HashSet<String>>,
+    /// Held from the look at the limit until the file is there. How long all files were when the first spare was taken: what
+    /// was held back then is held back again, though the limit is lower.
+    limit: Lock<u64>,
     /// Held by whoever makes or takes spares.
     spares: Lock<()>,
 }
@@ -91,8 +97,17 @@ impl Space {
             short: AtomicBool::new(false),
             full: AtomicBool::new(false),
             changes: AtomicU64::new(0),
+            lent: Lock::default(),
+            limit: Lock::new(0),
             spares: Lock::new(()),
         }
+    }
+
+    /// Whether no thread has panicked in here.
+    pub fn is_healthy(&self) -> bool {
+        self.spares.try_healthy().is_some()
+            && self.lent.try_healthy().is_some()
+            && self.limit.try_healthy().is_some()
     }
 
     /// Whether all spares are there, so that inserts may go on.
@@ -117,10 +132,16 @@ impl Space {
         self.full.store(false, Ordering::Release);
     }
 
+    /// Somebody needs space: whoever has found none may look again.
+    pub fn asked(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Removes a file. Whether it was there.
     pub fn remove(&self, name: &str) -> bool {
         let removed = self.storage.remove(name).is_ok();
         if removed {
+            self.lent.lock().remove(name);
             self.freed();
         }
         removed
@@ -128,17 +149,41 @@ impl Space {
 
     /// As [`Storage::create`], within the limit.
     pub fn create(&self, name: &str, len: u64, prepare: Prepare) -> io::Result<Arc<dyn File>> {
-        let made = self.check(len).and_then(|()| self.storage.create(name, len, prepare));
+        self.create_within(false, name, len, prepare)
+    }
+
+    fn create_within(
+        &self,
+        restores: bool,
+        name: &str,
+        len: u64,
+        prepare: Prepare,
+    ) -> io::Result<Arc<dyn File>> {
+        let made = self.within_limit(restores, len, || self.storage.create(name, len, prepare));
         if made.as_ref().is_err_and(is_full) {
             self.full.store(true, Ordering::Release);
         }
         made
     }
 
-    fn check(&self, more: u64) -> io::Result<()> {
-        let Some(max) = self.max_bytes else { return Ok(()) };
-        let used: u64 = self.storage.list()?.iter().map(|entry| entry.len).sum();
-        if used.saturating_add(more) > max { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+    /// Does what takes so much `more`, if the limit allows, or if it restores no more than what there was.
+    fn within_limit<T>(
+        &self,
+        restores: bool,
+        more: u64,
+        make: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let Some(mut max) = self.max_bytes else { return make() };
+        let before = self.limit.lock();
+        if restores && self.short.load(Ordering::Acquire) {
+            max = max.max(*before);
+        }
+        let full = self.used()?.saturating_add(more) > max;
+        if full { Err(ErrorKind::StorageFull.into()) } else { make() }
+    }
+
+    fn used(&self) -> io::Result<u64> {
+        Ok(self.storage.list()?.iter().map(|entry| entry.len).sum())
     }
 
     /// As [`create`](Space::create), with the longest of `lens`, or what is held back for this if there is no space. Once
@@ -156,7 +201,7 @@ impl Space {
         {
             return Ok(taken);
         }
-        match self.create(name, *lens.end(), prepare) {
+        match self.create_within(true, name, *lens.end(), prepare) {
             Err(error) if is_full(&error) => self.take(spare, name, lens, prepare)?.ok_or(error),
             made => made,
         }
@@ -173,17 +218,24 @@ impl Space {
         match spare {
             Spare::Log => self.take_whole(spare, name, lens),
             Spare::Copy => self.cut_off(spare, name, *lens.end(), prepare),
-            // A cursor is worth more than a compaction.
-            Spare::Cursor => match self.cut_off(spare, name, *lens.end(), prepare)? {
-                None => self.cut_off(Spare::Copy, name, *lens.end(), prepare),
-                taken => Ok(taken),
-            },
+            Spare::Cursor => {
+                // Without a cursor nothing is given back, so it is worth more than the rest.
+                for spare in [Spare::Cursor, Spare::Copy, Spare::Log] {
+                    let taken = self.cut_off(spare, name, *lens.end(), prepare)?;
+                    if taken.is_some() {
+                        return Ok(taken);
+                    }
+                }
+                Ok(None)
+            }
         }
     }
 
     fn is_taken(&self) {
         self.complete.store(false, Ordering::Release);
-        self.short.store(true, Ordering::Release);
+        if !self.short.swap(true, Ordering::AcqRel) && self.max_bytes.is_some() {
+            *self.limit.lock() = self.used().unwrap_or(0);
+        }
     }
 
     /// Gives a spare another name.
@@ -199,9 +251,11 @@ impl Space {
             if !lens.contains(&len) {
                 continue;
             }
+            // Under its own name, so that nothing is left under the other one if it fails.
+            zero(&*file, len)?;
             self.is_taken();
             self.storage.rename(held, name)?;
-            zero(&*file, len)?;
+            self.lent.lock().insert(name.to_owned());
             return Ok(Some(file));
         }
         Ok(None)
@@ -217,12 +271,18 @@ impl Space {
     ) -> io::Result<Option<Arc<dyn File>>> {
         for held in spare.names() {
             let Ok(file) = self.storage.open(held) else { continue };
-            let Some(rest) = file.len()?.checked_sub(len) else { continue };
+            let before = file.len()?;
+            let Some(rest) = before.checked_sub(len) else { continue };
             // Systems give back whole pages.
             let rest = rest / STEP * STEP;
             self.is_taken();
             file.set_len(rest)?;
-            return self.create(name, len, prepare).map(Some);
+            // It takes no more than was given back: no limit stands in the way.
+            let made = self.storage.create(name, len, prepare);
+            if made.is_err() {
+                let _ = file.lengthen(before);
+            }
+            return made.map(Some);
         }
         Ok(None)
     }
@@ -233,51 +293,69 @@ impl Space {
         spare.names().iter().filter_map(len).max().unwrap_or(0)
     }
 
-    /// Makes sure that all spares are there, and as long as this. Where there is no space for that, they become as long as
-    /// they can, roughly.
+    /// Makes sure that all spares are there, and as long as this; those that are much longer are cut. Where there is no space
+    /// for that, they become as long as they can, roughly.
     pub fn hold_back(&self, bytes: SpareBytes) -> io::Result<()> {
         let _spares = self.spares.lock();
-        let held = [
-            // What cursors need grows while the disk is full, and must not take from what goes round in the log.
-            self.hold(Spare::Log, bytes.log),
-            self.hold(Spare::Cursor, bytes.cursor),
-            self.hold(Spare::Copy, bytes.copy),
-        ];
+        self.cut(bytes);
+        // What is lent to the log comes back: made anew now, it would take from the others.
+        let lent = self.lent.lock().len();
+        // What cursors need grows while the disk is full, and must not take from what goes round in the log: a system may
+        // take a while to give back what was freed.
+        self.hold(Spare::Log, bytes.log, lent)?;
+        let cursor = self.hold(Spare::Cursor, bytes.cursor, 0);
+        let copy = self.hold(Spare::Copy, bytes.copy, 0);
         self.changes.fetch_add(1, Ordering::AcqRel);
-        held.into_iter().collect::<io::Result<()>>()?;
+        cursor.and(copy)?;
+        self.hold(Spare::Log, bytes.log, 0)?;
+        self.lent.lock().clear();
         self.short.store(false, Ordering::Release);
         self.complete.store(true, Ordering::Release);
         Ok(())
     }
 
-    fn hold(&self, spare: Spare, len: u64) -> io::Result<()> {
-        for name in spare.names() {
-            if len == 0 {
-                self.remove(name);
-                continue;
+    /// All spares of a kind but so many.
+    fn hold(&self, spare: Spare, len: u64, but: usize) -> io::Result<()> {
+        let mut missing = Vec::new();
+        for name in spare.names().iter().filter(|_| len > 0) {
+            match self.storage.open(name) {
+                Ok(file) if file.len()? < len => self.lengthen(&*file, file.len()?, len)?,
+                Ok(_) => {}
+                Err(_) => missing.push(name),
             }
-            let Ok(file) = self.storage.open(name) else {
-                let made = self.create(name, len, Prepare::Reserve);
-                if made.as_ref().is_err_and(is_full) {
-                    let shorter = [len / 4 * 3, len / 2];
-                    shorter.iter().find(|len| self.create(name, **len, Prepare::Reserve).is_ok());
-                }
-                made?;
-                continue;
-            };
-            let held = file.len()?;
-            if held > len.saturating_mul(TOO_LONG) {
-                file.set_len(len)?;
-                self.freed();
-            } else if held < len {
-                self.lengthen(&*file, held, len)?;
-            }
+        }
+        for name in missing.iter().skip(but) {
+            self.create_within(true, name, len, Prepare::Reserve)?;
         }
         Ok(())
     }
 
+    /// Gives back what is held beyond this.
+    pub fn give_back(&self, bytes: SpareBytes) {
+        let _spares = self.spares.lock();
+        self.cut(bytes);
+    }
+
+    fn cut(&self, bytes: SpareBytes) {
+        let SpareBytes { log, cursor, copy } = bytes;
+        for (spare, len) in [(Spare::Log, log), (Spare::Cursor, cursor), (Spare::Copy, copy)] {
+            for name in spare.names() {
+                let Ok(held) = self.storage.open_read(name).and_then(|file| file.len()) else {
+                    continue;
+                };
+                if len == 0 {
+                    self.remove(name);
+                } else if held > len.saturating_mul(TOO_LONG)
+                    && self.storage.open(name).and_then(|file| file.set_len(len)).is_ok()
+                {
+                    self.freed();
+                }
+            }
+        }
+    }
+
     fn lengthen(&self, file: &dyn File, held: u64, len: u64) -> io::Result<()> {
-        let longer = |len: u64| self.check(len - held).and_then(|()| file.lengthen(len));
+        let longer = |len: u64| self.within_limit(true, len - held, || file.lengthen(len));
         let made = longer(len);
         if made.as_ref().is_err_and(is_full) {
             self.full.store(true, Ordering::Release);
@@ -363,7 +441,9 @@ mod tests {
         assert_eq!(create_cursor(&space, "c", 5 * K).unwrap(), 5 * K);
         assert_eq!(space.held(Spare::Cursor), 8 * K);
         assert_eq!(create_cursor(&space, "d", 8 * K).unwrap(), 8 * K);
-        assert!(is_full(&create_cursor(&space, "e", 4 * K).unwrap_err()));
+        assert!(is_full(&create_cursor(&space, "e", 9 * K).unwrap_err()));
+        // Without a cursor nothing is given back, so that even the log has to give.
+        assert_eq!(create_cursor(&space, "e", 4 * K).unwrap(), 4 * K);
     }
 
     #[test]

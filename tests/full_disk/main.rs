@@ -1,5 +1,6 @@
 //! With no byte free, inserts are refused and everything else goes on; and so it is at the limit of a store.
 
+mod attacks;
 mod real;
 mod simulated;
 

@@ -7,9 +7,9 @@ use millpond::{Durability, ErrorKind, Queue, QueueOptions, State, Store, StoreOp
 
 use super::{fill, get, number, payload};
 
-const SEGMENT_BYTES: u64 = 64 << 10;
+pub const SEGMENT_BYTES: u64 = 64 << 10;
 
-fn options() -> StoreOptions {
+pub fn options() -> StoreOptions {
     Store::options()
         .segment_bytes(SEGMENT_BYTES)
         .durability(Durability::Process)
@@ -17,7 +17,7 @@ fn options() -> StoreOptions {
 }
 
 /// All that the background threads would do.
-fn settle(store: &Store) {
+pub fn settle(store: &Store) {
     let mut steps = 0;
     while step(store).unwrap() {
         steps += 1;
@@ -25,13 +25,13 @@ fn settle(store: &Store) {
     }
 }
 
-fn used(disk: &Disk) -> u64 {
+pub fn used(disk: &Disk) -> u64 {
     let names = disk.file_names().into_iter().filter(|name| name != "LOCK");
-    names.map(|name| disk.read_file(&name).unwrap().len() as u64).sum()
+    names.filter_map(|name| disk.read_file(&name)).map(|bytes| bytes.len() as u64).sum()
 }
 
 /// As if another program had taken all that is free.
-fn take_all_space(disk: &Disk) {
+pub fn take_all_space(disk: &Disk) {
     disk.set_capacity(Some(used(disk)));
 }
 

@@ -86,6 +86,10 @@ impl Storage for Disk {
         Err(ErrorKind::Unsupported.into())
     }
 
+    fn is_linked(&self, _name: &str) -> bool {
+        false
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.operate(|state| state.rename(from, to))
     }
