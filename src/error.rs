@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::report::Damage;
+
 /// What millpond's operations return.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -54,6 +56,7 @@ struct Inner {
     file: Option<PathBuf>,
     offset: Option<u64>,
     indeterminate: bool,
+    damage: Vec<Damage>,
     #[source]
     source: Option<Arc<io::Error>>,
 }
@@ -82,6 +85,7 @@ impl Error {
             file: None,
             offset: None,
             indeterminate: false,
+            damage: Vec::new(),
             source: None,
         }))
     }
@@ -131,6 +135,11 @@ impl Error {
         self
     }
 
+    pub(crate) fn damage_found(mut self, damage: &[Damage]) -> Error {
+        self.0.damage = damage.to_vec();
+        self
+    }
+
     pub(crate) fn indeterminate(mut self) -> Error {
         self.0.indeterminate = true;
         self
@@ -160,6 +169,12 @@ impl Error {
     /// cover it failed, so after a reopen the message may or may not be there.
     pub fn is_indeterminate(&self) -> bool {
         self.0.indeterminate
+    }
+
+    /// All damage to the log that made strict mode refuse to open it: what
+    /// [`Recovery::damaged`](crate::Recovery::damaged) would list otherwise. Empty for other errors.
+    pub fn damage(&self) -> &[Damage] {
+        &self.0.damage
     }
 
     /// The operating system's error behind this one.

@@ -225,6 +225,7 @@ fn strict_mode_refuses_damage_and_changes_nothing() {
     assert_eq!(disk.read_file(&segment).unwrap(), bytes);
 
     let (store, queue) = open(&disk, &Clock::new());
+    assert_eq!(store.recovery().damaged, error.damage(), "the same list");
     let [damage] = &store.recovery().damaged[..] else { panic!("{:?}", store.recovery()) };
     assert!(damage.file.ends_with(&segment) && damage.ids.end - damage.ids.start == 1);
     assert!(disk.file_names().iter().any(|name| name.starts_with("quarantine/")));

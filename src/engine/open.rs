@@ -256,12 +256,13 @@ impl Opening {
         recovery
     }
 
-    /// Strict mode: the first damage as an error.
+    /// Strict mode: the damage as an error, which names the first place of it.
     pub(super) fn refuse_damage(&self, recovery: &Recovery, bad: &[BadCursor]) -> Result<()> {
         if let Some(damage) = recovery.damaged.first() {
             return Err(Error::new(ErrorKind::Corrupt, damage.what.clone())
                 .file(&damage.file)
-                .offset(damage.offset));
+                .offset(damage.offset)
+                .damage_found(&recovery.damaged));
         }
         if let Some(bad) = bad.first() {
             return Err(Error::new(ErrorKind::Corrupt, format!("a bad cursor: {}", bad.reason))

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use millpond::testing::{Clock, Disk};
-use millpond::{Delivery, Queue, State};
+use millpond::{Delivery, Durability, Queue, State, Store};
 
 use super::{SEGMENT_BYTES, number, options, payload, settle};
 
@@ -347,6 +347,36 @@ fn traffic_goes_on_beside_compaction() {
 }
 
 fn bytes_in(dir: &Path) -> u64 {
-    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().metadata().unwrap());
+    let files = std::fs::read_dir(dir).unwrap().filter_map(|entry| entry.unwrap().metadata().ok());
     files.filter(|meta| meta.is_file()).map(|meta| meta.len()).sum()
+}
+
+/// At full size, on a real disk: `cargo test --release --test compaction ten_gigabytes -- --ignored --nocapture`.
+#[test]
+#[ignore = "writes 10 GB"]
+fn one_old_message_behind_ten_gigabytes() {
+    const BYTES: usize = 10 << 10;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::options().durability(Durability::Process).open(dir.path()).unwrap();
+    let (queue, other) = (store.queue("q").unwrap(), store.queue("other").unwrap());
+    other.insert("old").unwrap();
+    let bound = 4 * (64 << 20);
+    let mut most = 0;
+    for n in 0..1 << 20 {
+        queue.insert(payload(n, BYTES)).unwrap();
+        let delivery = queue.get().unwrap();
+        assert_eq!(number(delivery.payload()), n);
+        delivery.delete().unwrap();
+        if n % 1000 == 0 {
+            most = most.max(bytes_in(dir.path()));
+        }
+    }
+    let patience = Instant::now() + Duration::from_secs(60);
+    while bytes_in(dir.path()) > bound && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let settled = bytes_in(dir.path());
+    println!("at most {} MiB on the way, {} MiB once settled", most >> 20, settled >> 20);
+    assert!(settled <= bound, "{settled}");
+    assert_eq!(other.get().unwrap().payload(), b"old");
 }
