@@ -36,7 +36,7 @@ impl<T> Lock<T> {
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     word: AtomicU32,
-    #[cfg(any(loom, shuttle))]
+    #[cfg(loom)]
     futex: Futex,
 }
 
@@ -53,41 +53,41 @@ impl Gate {
     /// Waits until somebody is let through who took their ticket no later, or for no reason. Returns at once if that
     /// has happened since the ticket was taken.
     pub fn wait(&self, ticket: Ticket) {
-        #[cfg(not(any(loom, shuttle)))]
+        #[cfg(not(loom))]
         atomic_wait::wait(&self.word, ticket.0);
-        #[cfg(any(loom, shuttle))]
+        #[cfg(loom)]
         self.futex.wait(|| self.word.load(Ordering::SeqCst) == ticket.0);
     }
 
     /// Whoever has a ticket may go.
     pub fn open(&self) {
         self.word.fetch_add(1, Ordering::SeqCst);
-        #[cfg(not(any(loom, shuttle)))]
+        #[cfg(not(loom))]
         atomic_wait::wake_all(&self.word);
-        #[cfg(any(loom, shuttle))]
+        #[cfg(loom)]
         self.futex.wake(Condvar::notify_all);
     }
 
     /// At least one of those who have a ticket may go.
     pub fn let_one(&self) {
         self.word.fetch_add(1, Ordering::SeqCst);
-        #[cfg(not(any(loom, shuttle)))]
+        #[cfg(not(loom))]
         atomic_wait::wake_one(&self.word);
-        #[cfg(any(loom, shuttle))]
+        #[cfg(loom)]
         self.futex.wake(Condvar::notify_one);
     }
 }
 
 /// What the kernel does for a futex, for checkers of interleavings: the word is changed outside of the lock of its queue,
 /// and compared again under it before a sleep.
-#[cfg(any(loom, shuttle))]
+#[cfg(loom)]
 #[derive(Debug, Default)]
 struct Futex {
     queue: Mutex<()>,
     sleepers: Condvar,
 }
 
-#[cfg(any(loom, shuttle))]
+#[cfg(loom)]
 impl Futex {
     fn wait(&self, is_unchanged: impl FnOnce() -> bool) {
         let queue = self.queue.lock().expect("nobody panics here");

@@ -392,3 +392,21 @@ fn a_message_that_was_moved_behind_the_end_of_the_log_is_salvaged_once() {
     }
     assert_eq!((twice, none), (0, 0), "of 298 power cuts");
 }
+
+/// A sealed segment was cut to its end between the look at its length and the copy.
+#[test]
+fn a_backup_that_has_to_copy_bears_a_segment_that_is_cut() {
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = options().open_simulated(&disk, &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    for n in 0..300 {
+        queue.insert(payload(n)).unwrap();
+    }
+    let (copy, beside) = (Disk::new(), store.clone());
+    copy.on_operation(Some(Box::new(move |_, _| settle(&beside))));
+    backup(&store, &copy).unwrap();
+    copy.on_operation(None);
+    assert!(verify(&copy).unwrap().is_sound());
+    let copy = options().open_simulated(&copy, &clock).unwrap();
+    assert_eq!(drain(&copy.queue("q").unwrap()), (0..300).collect::<Vec<u64>>());
+}

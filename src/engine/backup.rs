@@ -25,8 +25,8 @@ const COPY_BYTES: usize = 1 << 20;
 enum Copy {
     /// All of a file.
     File { name: String, file: Arc<dyn File> },
-    /// A segment up to `end`, in a file that is as long as it was made.
-    Part { name: String, data: Mapping, end: u64 },
+    /// A segment up to `end`, in a file of `len` bytes.
+    Part { name: String, data: Mapping, end: u64, len: u64 },
 }
 
 /// What a backup still has to write: first the copies, then the cursor.
@@ -110,19 +110,20 @@ impl Engine {
             let _ = self.storage.link(&index, to);
             return Ok(Vec::new());
         }
-        let file = self.storage.open_read(&name)?;
-        let mut copies = vec![Copy::File { name, file }];
+        let mut copies = vec![self.copy_part(segment, None)?];
         if let Ok(file) = self.storage.open_read(&index) {
             copies.push(Copy::File { name: index, file });
         }
         Ok(copies)
     }
 
-    /// The segment up to `end`, or all of it.
-    fn copy_part(&self, segment: &Segment, end: Option<u64>) -> io::Result<Copy> {
+    /// A sealed segment up to its end, since what lies behind may be cut off at any moment; or the last one, up to where the
+    /// log ends.
+    fn copy_part(&self, segment: &Segment, log_end: Option<u64>) -> io::Result<Copy> {
         let data = segment.data(&*self.storage)?.clone();
-        let end = end.unwrap_or(data.published()).min(data.published());
-        Ok(Copy::Part { name: segment.name(), data, end })
+        let end = log_end.unwrap_or(segment.end().into()).min(data.published());
+        let len = log_end.and_then(|_| capacity(&data)).unwrap_or(end).max(end);
+        Ok(Copy::Part { name: segment.name(), data, end, len })
     }
 }
 
@@ -139,13 +140,10 @@ impl Copy {
                 let len = file.len()?;
                 write(to, &name, len, len, |at, piece| file.read_at(at, piece))
             }
-            Copy::Part { name, data, end } => {
-                let len = capacity(&data).unwrap_or(end).max(end);
-                write(to, &name, len, end, |at, piece| {
-                    piece.copy_from_slice(data.bytes(at..at + piece.len() as u64));
-                    Ok(())
-                })
-            }
+            Copy::Part { name, data, end, len } => write(to, &name, len, end, |at, piece| {
+                piece.copy_from_slice(data.bytes(at..at + piece.len() as u64));
+                Ok(())
+            }),
         }
     }
 }

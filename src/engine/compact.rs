@@ -251,6 +251,9 @@ impl Engine {
             // Its ids would not fit into the frames.
             return Err(Abandoned::Damaged(last.clone()));
         }
+        self.space.remove(COPY_NAME);
+        let lens = bytes..=bytes;
+        let file = self.space.create_or_take(Spare::Copy, COPY_NAME, lens, Prepare::Reserve)?;
         let header = Header {
             store: self.store_id,
             number: self.log.take_number(),
@@ -261,9 +264,6 @@ impl Engine {
             created_at: self.now().wall_ms,
             capacity,
         };
-        self.space.remove(COPY_NAME);
-        let lens = bytes..=bytes;
-        let file = self.space.create_or_take(Spare::Copy, COPY_NAME, lens, Prepare::Reserve)?;
         Ok(Some(Rewrite {
             sources: segments.iter().map(|s| Source { segment: s.clone(), acks: None }).collect(),
             offsets: Vec::new(),

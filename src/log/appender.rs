@@ -436,6 +436,14 @@ impl Log {
         tail.next_number - 1
     }
 
+    /// A number that nothing was made with; unless another one was taken since.
+    fn give_number_back(&self, number: u32) {
+        let mut tail = self.tail.lock();
+        if tail.next_number == number + 1 {
+            tail.next_number = number;
+        }
+    }
+
     /// A salt for a segment that the appender does not write.
     pub fn new_salt(&self) -> io::Result<u64> {
         self.settings.entropy.next_u64()
@@ -450,7 +458,11 @@ impl Log {
     ) -> Result<Prepared, PrepareFailed> {
         let number = self.take_number();
         let made = prepare_file(&self.space, &self.settings, number, bytes, purpose, created_at);
-        let prepared = made.map_err(PrepareFailed::Create)?;
+        let prepared = made.map_err(|error| {
+            // Whoever asks a full disk again and again must not use up the numbers.
+            self.give_number_back(number);
+            PrepareFailed::Create(error)
+        })?;
         sync_prepared(&*self.storage, &prepared)
             .map_err(|error| PrepareFailed::Sync(self.commit.poison(error)))?;
         Ok(prepared)

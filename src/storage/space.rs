@@ -48,6 +48,9 @@ const TOO_LONG: u64 = 2;
 /// Space is had and given back in multiples of this, in bytes.
 const STEP: u64 = 4096;
 
+/// How long a segment is that is made of the spare for compaction, in bytes, if no more is needed.
+const LOG_CUT_BYTES: u64 = 16 << 10;
+
 /// How many zeroes are written at a time.
 const ZEROES: [u8; 4096] = [0; 4096];
 
@@ -81,8 +84,8 @@ pub(crate) struct Space {
     changes: AtomicU64,
     /// Segments that were spares, and will give back what they take.
     lent: Lock<HashSet<String>>,
-    /// Held from the look at the limit until the file is there. How long all files were when the first spare was taken: what
-    /// was held back then is held back again, though the limit is lower.
+    /// Held from the look at the limit until the file is there. How long all files were when the store was opened, or the
+    /// first spare was taken: if that was beyond the limit, what was held back then is held back again.
     limit: Lock<u64>,
     /// Held by whoever makes or takes spares.
     spares: Lock<()>,
@@ -90,6 +93,12 @@ pub(crate) struct Space {
 
 impl Space {
     pub fn new(storage: Arc<dyn Storage>, max_bytes: Option<u64>) -> Space {
+        // A store that is beyond its limit may hold back again what it has lost meanwhile, in whole pages.
+        let used = |page: u64| -> u64 {
+            let files = storage.list().unwrap_or_default();
+            files.iter().map(|entry| entry.len.next_multiple_of(page)).sum()
+        };
+        let before = if max_bytes.is_some_and(|max| used(1) > max) { used(STEP) } else { 0 };
         Space {
             storage,
             max_bytes,
@@ -98,7 +107,7 @@ impl Space {
             full: AtomicBool::new(false),
             changes: AtomicU64::new(0),
             lent: Lock::default(),
-            limit: Lock::new(0),
+            limit: Lock::new(before),
             spares: Lock::new(()),
         }
     }
@@ -175,7 +184,7 @@ impl Space {
     ) -> io::Result<T> {
         let Some(mut max) = self.max_bytes else { return make() };
         let before = self.limit.lock();
-        if restores && self.short.load(Ordering::Acquire) {
+        if restores {
             max = max.max(*before);
         }
         let full = self.used()?.saturating_add(more) > max;
@@ -216,7 +225,10 @@ impl Space {
     ) -> io::Result<Option<Arc<dyn File>>> {
         let _spares = self.spares.lock();
         match spare {
-            Spare::Log => self.take_whole(spare, name, lens),
+            Spare::Log => match self.take_whole(spare, name, lens.clone())? {
+                Some(taken) => Ok(Some(taken)),
+                None => self.cut_log_from_copy(name, lens, prepare),
+            },
             Spare::Copy => self.cut_off(spare, name, *lens.end(), prepare),
             Spare::Cursor => {
                 // Without a cursor nothing is given back, so it is worth more than the rest.
@@ -234,7 +246,8 @@ impl Space {
     fn is_taken(&self) {
         self.complete.store(false, Ordering::Release);
         if !self.short.swap(true, Ordering::AcqRel) && self.max_bytes.is_some() {
-            *self.limit.lock() = self.used().unwrap_or(0);
+            let mut before = self.limit.lock();
+            *before = self.used().unwrap_or(0).max(*before);
         }
     }
 
@@ -259,6 +272,21 @@ impl Space {
             return Ok(Some(file));
         }
         Ok(None)
+    }
+
+    /// Where somebody else has taken what came back: compaction has to wait then.
+    fn cut_log_from_copy(
+        &self,
+        name: &str,
+        lens: RangeInclusive<u64>,
+        prepare: Prepare,
+    ) -> io::Result<Option<Arc<dyn File>>> {
+        let len = (*lens.start()).max(LOG_CUT_BYTES).min(*lens.end());
+        let cut = self.cut_off(Spare::Copy, name, len, prepare)?;
+        if cut.is_some() {
+            self.lent.lock().insert(name.to_owned());
+        }
+        Ok(cut)
     }
 
     /// Makes a file out of the end of a spare. The rest stays held back.
@@ -309,6 +337,11 @@ impl Space {
         cursor.and(copy)?;
         self.hold(Spare::Log, bytes.log, 0)?;
         self.lent.lock().clear();
+        if let Some(max) = self.max_bytes
+            && self.used()? <= max
+        {
+            *self.limit.lock() = 0;
+        }
         self.short.store(false, Ordering::Release);
         self.complete.store(true, Ordering::Release);
         Ok(())

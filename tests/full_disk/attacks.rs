@@ -1,4 +1,4 @@
-//! What a reviewer has broken, each with its case.
+//! What reviewers have broken, each with its case.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -217,4 +217,45 @@ fn two_threads_keep_the_limit_together() {
         let most = most.load(Ordering::SeqCst);
         assert!(most <= limit, "{most} of {limit}");
     }
+}
+
+/// What was held back was known in memory alone, and each open lost some of it.
+#[test]
+fn a_store_beyond_its_limit_is_opened_again_and_again() {
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = options().open_simulated(&disk, &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    for n in 0..700 {
+        queue.insert(payload(n, 500)).unwrap();
+    }
+    store.close().unwrap();
+    for _ in 0..100 {
+        let limited = options().max_bytes(4 * SEGMENT_BYTES);
+        let store = limited.open_simulated(&disk, &clock).unwrap();
+        let queue = store.queue("q").unwrap();
+        for _ in 0..100 {
+            get(&queue).release().unwrap();
+        }
+        store.close().unwrap();
+    }
+}
+
+/// Each refusal used up a number, of which there are four billion.
+#[test]
+fn refused_inserts_use_up_no_segment_numbers() {
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = options().open_simulated(&disk, &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    queue.insert(payload(0, 500)).unwrap();
+    settle(&store);
+    take_all_space(&disk);
+    for _ in 0..1000 {
+        fill(&queue, 0, 500);
+    }
+    disk.set_capacity(None);
+    for n in 0..500 {
+        queue.insert(payload(n, 500)).unwrap();
+    }
+    let last = disk.file_names().into_iter().filter(|name| name.ends_with(".seg")).max().unwrap();
+    assert!(last.as_str() < "0000000050.seg", "{last}");
 }
