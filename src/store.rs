@@ -155,8 +155,8 @@ impl Store {
     }
 
     /// Reads all of the store in `dir` and verifies it: every frame of every segment, the cursors, the indexes. Changes
-    /// nothing, takes no lock, and may run while another process has the store open. Blocks for reading all files, one
-    /// segment of which it holds in memory at a time.
+    /// nothing, takes no lock, and may run while another process has the store open. Blocks for reading all files. It
+    /// holds one segment in memory at a time, besides those that no cursor covers: if all cursors are lost, the whole log.
     ///
     /// # Errors
     /// `Io` if there is no store or a file cannot be read, `NewerFormat`. Damage is no error: see

@@ -410,3 +410,47 @@ fn a_backup_that_has_to_copy_bears_a_segment_that_is_cut() {
     let copy = options().open_simulated(&copy, &clock).unwrap();
     assert_eq!(drain(&copy.queue("q").unwrap()), (0..300).collect::<Vec<u64>>());
 }
+
+/// The newest cursor that is left names files that a compaction, or the cursor that failed, has let go of.
+#[test]
+fn a_backup_of_a_poisoned_store_has_all_that_its_cursor_names() {
+    let mut poisoned = 0;
+    for after in 0..60 {
+        for kind in [FaultKind::SyncDir, FaultKind::Sync] {
+            let (disk, clock) = (Disk::new(), Clock::new());
+            let store = options().open_simulated(&disk, &clock).unwrap();
+            let queue = store.queue("q").unwrap();
+            queue.insert_batch((0..100).map(payload)).unwrap();
+            for n in 100..1000 {
+                queue.insert(payload(n)).unwrap();
+            }
+            settle(&store);
+            disk.fail(Fault { kind, after, sticky: false });
+            let mut kept = Vec::new();
+            for n in 0..1000 {
+                let Ok(Some(delivery)) = queue.try_get() else { break };
+                if n % 5 == 0 {
+                    kept.push(delivery);
+                } else if delivery.delete().is_err() {
+                    break;
+                }
+                if n % 20 == 0 {
+                    while step(&store).is_ok_and(|worked| worked) {}
+                }
+            }
+            while step(&store).is_ok_and(|worked| worked) {}
+            if !store.sync().is_err_and(|error| error.kind() == &ErrorKind::Poisoned) {
+                continue;
+            }
+            poisoned += 1;
+            let live: BTreeSet<u64> = kept.iter().map(|held| number(held.payload())).collect();
+            let copy = Disk::new();
+            backup(&store, &copy).unwrap();
+            let again = options().open_simulated(&copy, &clock).unwrap();
+            assert_eq!(again.recovery().damaged, [], "{kind:?} {after}");
+            let found: BTreeSet<u64> = drain(&again.queue("q").unwrap()).into_iter().collect();
+            assert!(found.is_superset(&live), "{kind:?} {after}");
+        }
+    }
+    assert!(poisoned > 10, "{poisoned}");
+}

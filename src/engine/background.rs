@@ -1,13 +1,13 @@
 //! The two background threads, for maintenance and for supplies: loops that sleep when there is nothing to do.
 
-use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::thread::{self, JoinHandle};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::Engine;
 use crate::error::{Error, Result};
 use crate::lock::{Lock, Signal};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread::{self, JoinHandle};
 
 /// A thread, and how it is told to look.
 #[derive(Default)]

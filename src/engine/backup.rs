@@ -14,8 +14,9 @@ use super::Engine;
 use super::maintenance::Maintenance;
 use crate::cursor::cursor_name;
 use crate::error::{Error, Result};
-use crate::format::header::{FRAMES_START, HEADER_BYTES, HEADER_COPIES_AT, HeaderFound, decode};
-use crate::log::{Segment, index_name};
+use crate::format::header::{FRAMES_START, HeaderFound, decode_start};
+use crate::format::position::Position;
+use crate::log::{Segment, index_name, parse_segment_name};
 use crate::storage::{File, Mapping, Prepare, Storage};
 
 /// How much is copied at a time.
@@ -77,8 +78,8 @@ impl Engine {
             let named: Vec<Arc<Segment>> = named.map(|s| s.segment.clone()).collect();
             (named, tail.end())
         };
-        let mut copies = Vec::new();
-        for segment in named {
+        let mut copies = if poisoned { self.all_but(end)? } else { Vec::new() };
+        for segment in named.into_iter().filter(|s| !poisoned || s.number == end.segment()) {
             let copy = if segment.number < position.segment() {
                 self.link_or_copy(&segment, to)
             } else {
@@ -101,6 +102,21 @@ impl Engine {
             Error::io("cannot read the cursor", error).file(self.storage.path(&name))
         })?;
         Ok(Rest { copies, generation: maintenance.generation, cursor })
+    }
+
+    /// All segment files but the one that the log ends in. The newest cursor of a poisoned store may name some that the
+    /// state has let go of already; none of them is removed any more.
+    fn all_but(&self, end: Position) -> Result<Vec<Copy>> {
+        let path = self.storage.path("");
+        let listed = self.storage.list();
+        let listed = listed.map_err(|e| Error::io("cannot list the directory", e).file(&path))?;
+        let wanted = listed
+            .into_iter()
+            .map(|entry| entry.name)
+            .filter(|name| parse_segment_name(name).is_some_and(|number| number != end.segment()));
+        let open = |name: String| Ok(Copy::File { file: self.storage.open_read(&name)?, name });
+        let copies: io::Result<Vec<Copy>> = wanted.map(open).collect();
+        copies.map_err(|error| Error::io("cannot read a segment", error).file(path))
     }
 
     fn link_or_copy(&self, segment: &Segment, to: &dyn Storage) -> io::Result<Vec<Copy>> {
@@ -170,9 +186,7 @@ fn write(
 
 /// How long the file of a segment was made.
 fn capacity(data: &Mapping) -> Option<u64> {
-    let header = data.get(0..FRAMES_START.into())?;
-    let [a, b] = HEADER_COPIES_AT.map(|at| &header[at..at + HEADER_BYTES]);
-    match decode(a, b) {
+    match decode_start(data.get(0..FRAMES_START.into())?) {
         HeaderFound::Header { header, .. } => Some(header.capacity.into()),
         _ => None,
     }

@@ -1,6 +1,5 @@
 //! Declaring, finding, purging and removing queues.
 
-use crate::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use super::lane::Head;
@@ -15,6 +14,7 @@ use crate::format::record::{DECLARE, REMOVE, encode_queue};
 use crate::log::{Draft, Purpose, Refused};
 use crate::options::{Durability, QueueOptions, check_queue_name};
 use crate::report::State as MessageState;
+use crate::sync::atomic::Ordering;
 
 /// How many messages a purge deletes in one append.
 const PURGE_CHUNK: usize = 1024;

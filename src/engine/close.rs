@@ -1,6 +1,5 @@
 //! Closing: no more gets, then no more of anything, then a cursor that ends exactly where the log does.
 
-use crate::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::compact::COPY_NAME;
@@ -11,6 +10,7 @@ use crate::error::Result;
 use crate::format::record::SET;
 use crate::format::record::settle::encode_set;
 use crate::log::{Draft, PrepareFailed, Purpose};
+use crate::sync::atomic::Ordering;
 
 /// How much of the log an open may have to read after a close, in bytes: a fraction of a millisecond's work.
 const READ_BY_OPEN_MAX: u64 = 256 << 10;

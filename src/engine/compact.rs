@@ -27,9 +27,7 @@ use crate::cursor::AckSet;
 use crate::error::Result;
 use crate::format::checksum::{Seed, crc32};
 use crate::format::frame::{Envelope, FRAME_ALIGNMENT, Found, frame_bytes, read_verified_header};
-use crate::format::header::{
-    self, FRAMES_START, HEADER_BYTES, HEADER_COPIES_AT, Header, HeaderFound,
-};
+use crate::format::header::{FRAMES_START, HEADER_COPIES_AT, Header, HeaderFound, decode_start};
 use crate::format::record::insert::decode_insert;
 use crate::format::record::{INSERT, ROLL, encode_roll};
 use crate::log::{Lane, LaneIndex, MemoryIndex, SEGMENT_OVERHEAD, Segment, segment_name};
@@ -283,11 +281,7 @@ impl Engine {
             return Ok(segment.number);
         }
         let data = segment.data(&*self.storage)?;
-        let [a, b] = HEADER_COPIES_AT.map(|at| {
-            let range = at as u64..(at + HEADER_BYTES) as u64;
-            data.get(range).unwrap_or_default()
-        });
-        match header::decode(a, b) {
+        match decode_start(data.get(0..FRAMES_START.into()).unwrap_or_default()) {
             HeaderFound::Header { header, .. } => Ok(header.replaces_first),
             _ => Err(Abandoned::Damaged(segment.clone())),
         }

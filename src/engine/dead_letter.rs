@@ -2,7 +2,6 @@
 //!
 //! A move that finds no space falls back to burying the message, which needs none: it is kept rather than lost.
 
-use crate::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use super::settle::{Claimant, Fate};
@@ -16,6 +15,7 @@ use crate::format::record::insert::{InsertHead, Origin, Target, Targets};
 use crate::format::record::settle::{encode_delete, reason_cut};
 use crate::log::{Draft, Lane, Purpose};
 use crate::options::Durability;
+use crate::sync::atomic::Ordering;
 
 impl Engine {
     /// A given back message has used up its attempts.

@@ -29,7 +29,6 @@ mod take;
 mod verify;
 mod walk;
 
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -42,6 +41,7 @@ use crate::log::{Appended, Log, Purpose, Refused, SyncFailed};
 use crate::options::{Durability, Settings};
 use crate::report::Recovery;
 use crate::storage::{self, Space, Storage};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use background::Background;
 use maintenance::Maintenance;

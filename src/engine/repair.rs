@@ -1,7 +1,6 @@
 //! Making durable what an open has found, before anything is appended: see [`super::open`] for the steps and their
 //! crash windows.
 
-use crate::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::Arc;
 
 use super::background::Background;
@@ -28,6 +27,7 @@ use crate::log::{
 use crate::options::Durability;
 use crate::report::Recovery;
 use crate::storage::{self, PROBE, Prepare, Space};
+use crate::sync::atomic::{AtomicBool, AtomicU64};
 
 impl Opening {
     /// Makes durable what was found, and starts the engine from there.

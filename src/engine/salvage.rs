@@ -15,9 +15,7 @@ use crate::cursor::AckSet;
 use crate::error::{Error, Result};
 use crate::format::checksum::Seed;
 use crate::format::frame::Envelope;
-use crate::format::header::{
-    self, FRAMES_START, HEADER_BYTES, HEADER_COPIES_AT, Header, HeaderFound,
-};
+use crate::format::header::{FRAMES_START, Header, HeaderFound, decode_start};
 use crate::format::record::insert::{InsertHead, Origin, Target, Targets, decode_insert};
 use crate::format::record::{DELETE, INSERT, Record};
 use crate::log::{Draft, Lane, frames, parse_segment_name, segment_name, survey};
@@ -124,8 +122,12 @@ impl Salvage<'_> {
                 proven_end: u32::MAX,
             })
             .collect();
-        if let Some(last) = sources.last_mut() {
-            last.proven_end = self.from.found.end;
+        let found = &self.from.found;
+        let walked = found.verdict.segments.last().map(|&at| found.files[at].header.number);
+        if let Some(last) = sources.last_mut()
+            && walked.is_some_and(|number| last.name == segment_name(number))
+        {
+            last.proven_end = found.end;
         }
         let last = state.segments.last().map_or(0, |s| s.segment.number);
         let in_log = |file: u32| state.segments.iter().any(|s| s.segment.file == file);
@@ -175,9 +177,7 @@ impl Salvage<'_> {
 
     fn header_of(&self, name: &str) -> Option<Header> {
         let data = self.map(name).ok()?;
-        let [a, b] = HEADER_COPIES_AT
-            .map(|at| data.get(at as u64..(at + HEADER_BYTES) as u64).unwrap_or_default());
-        match header::decode(a, b) {
+        match decode_start(data.get(0..FRAMES_START.into())?) {
             HeaderFound::Header { header, .. } => Some(header),
             _ => None,
         }

@@ -5,7 +5,6 @@
 //! nothing. No settling waits for a consumer, and none needs space that is not held back for it, but for a move to
 //! a dead letter queue, which falls back to burying the message where it is.
 
-use crate::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -22,6 +21,7 @@ use crate::format::record::{DELETE, SET};
 use crate::log::{Appended, Draft, Purpose, Refused, Segment};
 use crate::options::{Durability, OnDrop, QueueOptions};
 use crate::report::Damage;
+use crate::sync::atomic::Ordering;
 
 /// A message as a delivery holds it.
 #[derive(Clone)]

@@ -3,7 +3,6 @@
 //! Everything here is memory. Changes of a message's state are made together with the append of their record,
 //! under this lock, so that the log and this state never disagree about the order of things.
 
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -18,6 +17,7 @@ use crate::lock::Signal;
 use crate::log::{Lane, LaneIndex, Log, MemoryIndex, Sealed, Segment, Tail};
 use crate::options::{Durability, QueueOptions};
 use crate::report::Damage;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// The part of a queue that its handles share, readable without the dispatch lock.
 #[derive(Debug)]

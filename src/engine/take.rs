@@ -4,7 +4,6 @@
 //! bytes are read and verified afterwards, outside of the locks. A message whose bytes are damaged is deleted, and
 //! the next one taken: it can never be delivered, and must not stand in the way of the others.
 
-use crate::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +22,7 @@ use crate::format::record::settle::encode_set;
 use crate::lock::Guard;
 use crate::log::{Draft, Lane, Purpose, Refused, Segment};
 use crate::options::Durability;
+use crate::sync::atomic::Ordering;
 
 /// What a get of one message needs no memory for.
 pub(crate) type Few<T> = SmallVec<[T; 1]>;

@@ -91,6 +91,12 @@ impl Header {
     }
 }
 
+/// As [`decode`], of both copies where they lie in the first bytes of the file.
+pub(crate) fn decode_start(start: &[u8]) -> HeaderFound {
+    let [a, b] = HEADER_COPIES_AT.map(|at| start.get(at..at + HEADER_BYTES).unwrap_or_default());
+    decode(a, b)
+}
+
 /// Reads both copies. A copy that the file's end cuts off counts as followed by zeros.
 pub(crate) fn decode(copy_a: &[u8], copy_b: &[u8]) -> HeaderFound {
     match (decode_copy(copy_a), decode_copy(copy_b)) {

@@ -8,7 +8,6 @@
 //! next segment begins with nothing); the header without a frame (an empty active segment). Recovery takes both
 //! for the end of the log.
 
-use crate::sync::atomic::{AtomicBool, Ordering};
 use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -26,6 +25,7 @@ use crate::format::record;
 use crate::lock::{Guard, Lock};
 use crate::random::Entropy;
 use crate::storage::{File, Prepare, Space, Spare, Storage, Writing};
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// Kept free at the end of a segment for the frame that names the next one, with a mark.
 pub(crate) const ROLL_RESERVE: u32 = 40;

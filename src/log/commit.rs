@@ -9,7 +9,6 @@
 //! half of them, and the next one the other half; so it waits for as many as there were of late, for at most half
 //! the time that a sync takes.
 
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 #[cfg(all(test, loom))]
 mod models;
 
@@ -21,6 +20,7 @@ use crate::clock::real_now;
 use crate::format::position::Position;
 use crate::lock::Gate;
 use crate::storage::File;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// No leader waits longer than this for others, however slow the disk.
 const GATHERING_MAX: Duration = Duration::from_millis(1);

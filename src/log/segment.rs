@@ -1,6 +1,5 @@
 //! One segment file: its identity, its bytes once they are mapped, its index once it is sealed.
 
-use crate::sync::atomic::{AtomicU32, Ordering};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -12,6 +11,7 @@ use crate::format::header::Header;
 use crate::format::position::Position;
 use crate::lock::Lock;
 use crate::storage::{Mapping, Storage};
+use crate::sync::atomic::{AtomicU32, Ordering};
 
 pub(crate) fn segment_name(number: u32) -> String {
     format!("{number:010}.seg")

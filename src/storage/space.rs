@@ -10,7 +10,6 @@
 //! Crash windows: a spare that is missing or too short, which the next insert finds and makes anew; a spare that has
 //! its new name, which is a file as it would have been made.
 
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::collections::HashSet;
 use std::io::{self, ErrorKind};
 use std::ops::RangeInclusive;
@@ -18,6 +17,7 @@ use std::sync::Arc;
 
 use super::{File, Prepare, Storage};
 use crate::lock::Lock;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What a spare is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
