@@ -1,17 +1,16 @@
-//! The example is the first thing that anybody runs: killed midway, as its first lines ask for, it must go on where it
-//! was and prove that nothing is missing.
+//! The examples do what they say. The quickstart is the first thing that anybody runs: killed midway, as its first lines
+//! ask for, it must go on where it was and prove that nothing is missing.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
-/// `cargo test` builds the examples beside the tests. (`cargo test --test quickstart` alone does not.)
-fn example() -> PathBuf {
+/// `cargo test` builds the examples beside the tests. (`cargo test --test examples` alone does not.)
+fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let profile = test.parent().and_then(Path::parent).unwrap();
-    let name = format!("quickstart{}", std::env::consts::EXE_SUFFIX);
-    let example = profile.join("examples").join(name);
-    assert!(example.is_file(), "{example:?} is not built; `cargo build --example quickstart`");
+    let example = profile.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    assert!(example.is_file(), "{example:?} is not built; `cargo build --example {name}`");
     example
 }
 
@@ -22,7 +21,7 @@ struct Run {
 
 /// With this pause the shipped text takes at least three seconds.
 fn start(dir: &Path, file: Option<&Path>) -> Run {
-    let mut command = Command::new(example());
+    let mut command = Command::new(example("quickstart"));
     command.args(file).arg("--dir").arg(dir).args(["--pause-ms", "20"]).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let output = BufReader::new(child.stdout.take().unwrap());
@@ -78,4 +77,13 @@ fn a_quickstart_whose_text_has_changed_says_so_and_fails() {
     assert_eq!(status.code(), Some(1), "{output}");
     assert!(output.contains("has the file changed"), "{output}");
     assert!(dir.exists());
+}
+
+#[test]
+fn the_outbox_is_proven_and_the_wrong_one_is_caught() {
+    let output = Command::new(example("outbox")).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("no order is missing"), "{text}");
+    assert!(text.contains("order 1 was accepted, has not arrived, and does not wait"), "{text}");
 }

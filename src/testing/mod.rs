@@ -1,6 +1,9 @@
-//! For tests of programs that use millpond: a disk that can be cut off at any moment, and a clock that stands still
-//! until it is moved.
+//! For tests of programs that use millpond: a disk that can be cut off at any moment, a clock that stands still until it
+//! is moved, and [`CrashTest`], which crashes a program at every operation of its disk.
 
+mod crashes;
+
+pub use self::crashes::{Broken, Crash, CrashTest, Crashes, Cut, Journal, Visited};
 pub use crate::clock::Clock;
 pub use crate::storage::sim::{Callback, Disk, Fault, FaultKind};
 
