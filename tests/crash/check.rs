@@ -1,30 +1,14 @@
 //! Opening what a crash has left, and holding it against the model.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millpond::testing::{Clock, Disk};
+use millpond::testing::{Clock, Crash, Crashes, Cut, Disk};
 use millpond::{Queue, Store, StoreOptions};
 
 use super::world::{Content, DEAD, Got, Seen, SeenQueue, Stats, World};
-
-/// How a disk was cut off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Crash {
-    Kill,
-    PowerCut(u64),
-}
-
-impl Crash {
-    pub fn apply(self, disk: &Disk) -> Disk {
-        match self {
-            Crash::Kill => disk.kill(),
-            Crash::PowerCut(seed) => disk.power_cut(seed),
-        }
-    }
-}
 
 /// How many states were visited.
 #[derive(Debug, Default)]
@@ -36,10 +20,10 @@ pub struct Counts {
 }
 
 impl Counts {
-    fn count(&self, crash: Crash, level: usize) {
-        let counter = match (level, crash) {
-            (0, Crash::Kill) => &self.kills,
-            (0, Crash::PowerCut(_)) => &self.power_cuts,
+    fn count(&self, cut: Cut, level: usize) {
+        let counter = match (level, cut) {
+            (0, Cut::Kill) => &self.kills,
+            (0, Cut::PowerCut(_)) => &self.power_cuts,
             (level, _) => &self.in_recovery[level - 1],
         };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -51,16 +35,26 @@ impl Counts {
     }
 }
 
-/// A disk as a crash has left it, and the states that it may be in.
+/// What a crash has left, and what may still happen to it.
 pub struct Fork {
-    pub disk: Disk,
     pub crash: Crash,
     /// What was on the disk and not synced may be lost by a power cut to come.
     pub unsynced: bool,
-    /// After which storage operation.
-    pub operation: u64,
     /// How many recoveries were cut before.
     pub level: usize,
+}
+
+impl Fork {
+    pub fn first(crash: Crash) -> Fork {
+        let unsynced = crash.cut == Cut::Kill;
+        Fork { crash, unsynced, level: 0 }
+    }
+
+    /// After a crash in the recovery from this one.
+    fn next(&self, crash: Crash) -> Fork {
+        let unsynced = self.unsynced && crash.cut == Cut::Kill;
+        Fork { crash, unsynced, level: self.level + 1 }
+    }
 }
 
 /// What a fork is checked against.
@@ -98,43 +92,33 @@ impl Checker {
         let caught = catch_unwind(AssertUnwindSafe(|| self.check_fork(fork, promises)));
         let outcome = caught.unwrap_or_else(|_| Err("the store panicked".to_owned()));
         outcome.map_err(|why| {
-            let Fork { crash, operation, level, .. } = fork;
-            format!("{why}\n  after {crash:?} at storage operation {operation}, level {level}")
+            let Crash { cut, operation, .. } = fork.crash;
+            format!("{why}\n  after {cut:?} at storage operation {operation}, level {}", fork.level)
         })
     }
 
     fn check_fork(&self, fork: &Fork, promises: &Promises) -> Check<Arc<World>> {
-        self.counts.count(fork.crash, fork.level);
-        let again = self.again_every.get(fork.level).is_some_and(|every| {
-            mix(fork.operation ^ fork_seed(fork.crash)).is_multiple_of(*every)
+        let Crash { disk, cut, operation } = &fork.crash;
+        self.counts.count(*cut, fork.level);
+        let again = self
+            .again_every
+            .get(fork.level)
+            .is_some_and(|every| mix(operation ^ seed_of(*cut)).is_multiple_of(*every));
+        let first = operation << 8;
+        let again = again.then(|| {
+            let cuts = move |n| [Cut::Kill, Cut::PowerCut(0), Cut::PowerCut(first + n)];
+            Crashes::watch(disk, cuts)
         });
-        let forks = Arc::new(Mutex::new(Vec::new()));
-        if again {
-            let (forks, unsynced, level) = (forks.clone(), fork.unsynced, fork.level + 1);
-            let first = fork.operation << 8;
-            fork.disk.on_operation(Some(Box::new(move |disk, number| {
-                let crashes = [Crash::Kill, Crash::PowerCut(0), Crash::PowerCut(first + number)];
-                let cut = |crash| Fork {
-                    disk: Crash::apply(crash, disk),
-                    crash,
-                    unsynced: unsynced && crash == Crash::Kill,
-                    operation: number,
-                    level,
-                };
-                forks.lock().unwrap().extend(crashes.map(cut));
-            })));
-        }
-        let (seen, first_new) = observe(&fork.disk, &self.options, promises)?;
-        let from = if fork.crash == Crash::Kill { promises.since_acknowledged } else { 0 };
+        let (seen, first_new, crashes) = observe(disk, &self.options, promises, again)?;
+        let from = if *cut == Cut::Kill { promises.since_acknowledged } else { 0 };
         let at = explain(&seen, promises, from)?;
         if first_new <= promises.highest_id {
             let highest = promises.highest_id;
             return Err(format!("id {first_new} was given out again; {highest} had been"));
         }
-        let forks = std::mem::take(&mut *forks.lock().unwrap());
-        for again in forks {
-            self.check(&again, &promises_within(fork, promises, at))
-                .map_err(|why| format!("{why}\n  in the recovery from {:?}", fork.crash))?;
+        for crash in crashes {
+            self.check(&fork.next(crash), &promises_within(fork, promises, at))
+                .map_err(|why| format!("{why}\n  in the recovery from {cut:?}"))?;
         }
         Ok(promises.since_durable[at].clone())
     }
@@ -151,10 +135,10 @@ fn promises_within(first: &Fork, promises: &Promises, at: usize) -> Promises {
     }
 }
 
-fn fork_seed(crash: Crash) -> u64 {
-    match crash {
-        Crash::Kill => 0x5555,
-        Crash::PowerCut(seed) => seed << 20,
+fn seed_of(cut: Cut) -> u64 {
+    match cut {
+        Cut::Kill => 0x5555,
+        Cut::PowerCut(seed) => seed << 20,
     }
 }
 
@@ -179,12 +163,18 @@ fn explain(seen: &Seen, promises: &Promises, from: usize) -> Check<usize> {
     Err(format!("none of {} possible states explains it: {last:#?}", worlds.len()))
 }
 
-/// Opens a store, looks at everything in it, uses it, closes and reopens it. Also the first id that it gives out.
-fn observe(disk: &Disk, options: &StoreOptions, promises: &Promises) -> Check<(Seen, u64)> {
+/// Opens a store, looks at everything in it, uses it, closes and reopens it. Also the first id that it gives out, and the
+/// crashes that `watched` took of the open.
+fn observe(
+    disk: &Disk,
+    options: &StoreOptions,
+    promises: &Promises,
+    watched: Option<Crashes>,
+) -> Check<(Seen, u64, Vec<Crash>)> {
     let clock = Clock::new();
     clock.set_wall_ms(promises.wall_ms);
     let store = words(options.open_simulated(disk, &clock), "open");
-    disk.on_operation(None);
+    let crashes = watched.map_or_else(Vec::new, |watched| watched.take());
     let store = store?;
     check_recovery(&store, promises.newborn)?;
     let mut seen = drain(&store, &clock)?;
@@ -193,7 +183,7 @@ fn observe(disk: &Disk, options: &StoreOptions, promises: &Promises) -> Check<(S
     drop(store);
     let store = words(options.open_simulated(disk, &clock), "reopen")?;
     check_reopened(&store, &mut seen)?;
-    Ok((seen, first_new))
+    Ok((seen, first_new, crashes))
 }
 
 fn check_recovery(store: &Store, newborn: bool) -> Check<()> {

@@ -9,6 +9,7 @@
 //! `MILLPOND_CRASH_FIRST=s` begins with seed s.
 
 mod check;
+mod exhaustive;
 mod faults;
 mod operations;
 mod run;
@@ -93,4 +94,29 @@ fn without_syncs_a_power_cut_leaves_a_prefix_of_what_was_done() {
             power_cuts: 3,
         },
     );
+}
+
+/// The plans, by name, that workloads of few operations are run under.
+fn plans(power_cuts: u64) -> [(&'static str, Plan); 3] {
+    use Durability::{Interval, Process, Sync};
+    let plan = |durability, delete_durability| Plan {
+        durability,
+        delete_durability,
+        operations: 0,
+        power_cuts,
+    };
+    [
+        ("all synced", plan(Sync, Sync)),
+        ("synced inserts", plan(Sync, Interval(Duration::from_secs(1)))),
+        ("unsynced", plan(Process, Process)),
+    ]
+}
+
+#[test]
+fn every_workload_of_up_to_three_operations_keeps_its_promises() {
+    let length = number("MILLPOND_CRASH_LENGTH", 3) as u32;
+    for (name, plan) in plans(number("MILLPOND_CRASH_CUTS", 2)) {
+        let states = exhaustive::visit(&plan, length);
+        println!("{name}, all workloads of up to {length} operations: {states} states");
+    }
 }

@@ -2,45 +2,121 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use millpond::testing::Cut;
 use millpond::{Delivery, ErrorKind, Fate, State};
 
-use super::check::words;
+use super::check::{mix, words};
 use super::workload::{Durable, Held, Outcome, QUEUES, Workload};
 use super::world::{Content, Message, Place, Rules, payload};
 
 /// How many messages the queues may hold before more is taken out than put in.
 const LIVE_MAX: usize = 90;
 
+/// Something that a user, the time or a crash does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Insert(&'static str),
+    /// Of this many bytes.
+    InsertOf(&'static str, usize),
+    InsertBatch(&'static str),
+    /// Up to this many.
+    Get(&'static str, usize),
+    Delete,
+    DeleteBatch,
+    /// To be ready again after so many milliseconds.
+    Release(u64),
+    Fail,
+    Bury,
+    Purge(&'static str, State),
+    /// With other attempts.
+    Redeclare,
+    Declare(&'static str),
+    Remove,
+    Sync,
+    /// At most so many pieces of the background's work.
+    Steps(usize),
+    /// So many milliseconds pass.
+    Tick(u64),
+    Reopen,
+    Crash(Cut),
+}
+
 impl Workload<'_> {
     pub fn perform_any(&mut self) -> Outcome<()> {
+        let operation = self.any_operation();
+        self.perform(operation)
+    }
+
+    fn any_operation(&mut self) -> Operation {
+        use Operation::*;
         let queue = QUEUES[self.random.below(5).min(2)];
         let full = self.world.live() > LIVE_MAX;
         match self.random.below(1000) {
-            0..320 if !full => self.operate("insert", |run| run.insert(queue)),
-            320..380 if !full => self.operate("insert_batch", |run| run.insert_batch(queue)),
-            0..300 => self.operate("get", |run| run.get(queue, 1)),
-            300..400 => self.operate("get_batch", |run| run.get(queue, 6)),
-            400..500 => self.operate("get", |run| run.get(queue, 1)),
-            500..680 => self.operate("delete", Self::delete),
-            680..730 => self.operate("delete_batch", Self::delete_batch),
-            730..770 => self.operate("release", |run| run.release(0)),
-            770..790 => self.operate("release_after", |run| run.release(700)),
-            790..840 => self.operate("fail", Self::fail),
-            840..860 => self.operate("bury", Self::bury),
-            860..866 => self.operate("purge", |run| run.purge(queue, State::Ready)),
-            866..876 => self.operate("purge", |run| run.purge(queue, State::Buried)),
-            876..880 => self.operate("purge", |run| run.purge(queue, State::Delayed)),
-            880..884 => self.operate("purge", |run| run.purge(queue, State::InFlight)),
-            884..889 => self.redeclare(),
-            889..901 => self.on_another_queue(),
-            901..906 => self.operate("sync", Self::sync),
-            906..980 => self.operate("step", |run| run.steps(2)),
-            980..990 => {
-                let by_ms = [20, 300, 1100, 12_000][self.random.below(4)];
-                self.operate("tick", |run| run.tick(by_ms))
+            0..320 if !full => Insert(queue),
+            320..380 if !full => InsertBatch(queue),
+            0..300 => Get(queue, 1),
+            300..400 => Get(queue, 6),
+            400..500 => Get(queue, 1),
+            500..680 => Delete,
+            680..730 => DeleteBatch,
+            730..770 => Release(0),
+            770..790 => Release(700),
+            790..840 => Fail,
+            840..860 => Bury,
+            860..866 => Purge(queue, State::Ready),
+            866..876 => Purge(queue, State::Buried),
+            876..880 => Purge(queue, State::Delayed),
+            880..884 => Purge(queue, State::InFlight),
+            884..889 => Redeclare,
+            889..901 => self.any_on_another_queue(),
+            901..906 => Sync,
+            906..980 => Steps(2),
+            980..990 => Tick([20, 300, 1100, 12_000][self.random.below(4)]),
+            990..995 => Reopen,
+            _ => Crash(match self.random.below(3) {
+                0 => Cut::Kill,
+                _ => Cut::PowerCut(mix(self.storage_operations() << 4 | 15)),
+            }),
+        }
+    }
+
+    /// On a queue that comes and goes.
+    fn any_on_another_queue(&mut self) -> Operation {
+        if !self.world.queues.contains_key("t") {
+            return Operation::Declare("t");
+        }
+        match self.random.below(5) {
+            0 | 1 => Operation::Insert("t"),
+            2 => Operation::Get("t", 2),
+            3 => Operation::Purge("t", State::Ready),
+            _ => Operation::Remove,
+        }
+    }
+
+    pub fn perform(&mut self, operation: Operation) -> Outcome<()> {
+        use Operation::*;
+        match operation {
+            Insert(queue) => {
+                let len = self.length();
+                self.operate("insert", |run| run.insert(queue, len))
             }
-            990..995 => self.reopen(),
-            _ => self.crash(),
+            InsertOf(queue, len) => self.operate("insert", |run| run.insert(queue, len)),
+            InsertBatch(queue) => self.operate("insert_batch", |run| run.insert_batch(queue)),
+            Get(queue, max) => self.operate("get", |run| run.get(queue, max)),
+            Delete => self.operate("delete", Self::delete),
+            DeleteBatch => self.operate("delete_batch", Self::delete_batch),
+            Release(delay_ms) => self.operate("release", |run| run.release(delay_ms)),
+            Fail => self.operate("fail", Self::fail),
+            Bury => self.operate("bury", Self::bury),
+            Purge(queue, which) => self.operate("purge", |run| run.purge(queue, which)),
+            Redeclare => self.redeclare(),
+            Declare(queue) => self.operate("declare", |run| run.declare(queue, Rules::default())),
+            Remove => self.operate("remove", Self::remove),
+            Sync => self.operate("sync", Self::sync),
+            Steps(most) => self.operate("step", |run| run.steps(most)),
+            Tick(by_ms) => self.operate("tick", |run| run.tick(by_ms)),
+            Reopen => self.reopen(),
+            Crash(cut) => self.crash(cut),
         }
     }
 
@@ -67,25 +143,15 @@ impl Workload<'_> {
         self.operate("declare", |run| run.declare("a", rules))
     }
 
-    /// A queue that comes and goes.
-    fn on_another_queue(&mut self) -> Outcome<()> {
-        if !self.world.queues.contains_key("t") {
-            return self.operate("declare", |run| run.declare("t", Rules::default()));
-        }
-        match self.random.below(5) {
-            0 | 1 => self.operate("insert", |run| run.insert("t")),
-            2 => self.operate("get", |run| run.get("t", 2)),
-            3 => self.operate("purge", |run| run.purge("t", State::Ready)),
-            _ => self.operate("remove", Self::remove),
-        }
-    }
-
     fn remove(&mut self) -> Outcome<Durable> {
-        let empty = self.world.queue("t").messages.is_empty();
-        match self.store().remove("t") {
-            Ok(()) if empty => {}
-            Err(error) if !empty && *error.kind() == ErrorKind::NotEmpty => return Ok(false),
-            other => return Err(format!("remove, empty {empty}: {other:?}")),
+        let refused = match self.world.queues.get("t") {
+            None => Some(ErrorKind::NotFound),
+            Some(queue) => (!queue.messages.is_empty()).then_some(ErrorKind::NotEmpty),
+        };
+        match (self.store().remove("t"), refused) {
+            (Ok(()), None) => {}
+            (Err(error), Some(kind)) if *error.kind() == kind => return Ok(false),
+            (other, refused) => return Err(format!("remove: {other:?}, expected {refused:?}")),
         }
         self.world.queues.remove("t");
         self.held.retain(|held| held.queue != "t");
@@ -102,8 +168,7 @@ impl Workload<'_> {
         }
     }
 
-    pub fn insert(&mut self, queue: &'static str) -> Outcome<Durable> {
-        let len = self.length();
+    pub fn insert(&mut self, queue: &'static str, len: usize) -> Outcome<Durable> {
         let payload = payload(self.highest_id + 1, len);
         let id = words(self.queue(queue)?.insert(&payload), "insert")?.as_u64();
         self.check_ids(id, 1)?;

@@ -61,8 +61,9 @@ pub fn run(name: &str, plan: &Plan, seed: u64, counts: &Arc<Counts>) -> Coverage
             });
         }
         let work = || {
-            let mut workload = Workload::new(plan, seed, &checker, sender);
-            workload.run(&stop)
+            let hand_over =
+                move |job| sender.send(job).map_err(|_| "nobody checks any more".to_owned());
+            Workload::new(plan, seed, &checker, &hand_over).run(&stop)
         };
         // The channel is closed when this is done, and with it the threads.
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))

@@ -3,15 +3,14 @@
 //! between two of its records.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millpond::testing::{Clock, Disk, step};
+use millpond::testing::{Clock, Crash, Crashes, Cut, Disk, step};
 use millpond::{Delivery, Durability, Store};
 
-use super::check::{Checker, Crash, Fork, Promises, mix, words};
+use super::check::{Checker, Fork, Promises, mix, words};
 use super::run::{Job, Plan};
 use super::world::{DEAD, Place, Rules, Time, World};
 
@@ -21,6 +20,9 @@ pub type Outcome<T> = Result<T, String>;
 pub type Durable = bool;
 
 pub const QUEUES: [&str; 3] = ["a", "b", DEAD];
+
+/// Takes a fork that is to be checked.
+pub type HandOver<'a> = dyn Fn(Job) -> Outcome<()> + Sync + 'a;
 
 /// What the run has come across.
 #[derive(Debug, Default)]
@@ -69,13 +71,13 @@ pub struct Workload<'a> {
     pub tokens: u64,
     pub coverage: Coverage,
     checker: &'a Checker,
-    jobs: SyncSender<Job>,
+    hand_over: &'a HandOver<'a>,
     disk: Disk,
     clock: Clock,
     time: Time,
     store: Option<Store>,
     since_durable: Vec<Arc<World>>,
-    forks: Arc<Mutex<Vec<Fork>>>,
+    crashes: Option<Crashes>,
     files: BTreeSet<String>,
     newborn: bool,
 }
@@ -85,7 +87,7 @@ impl<'a> Workload<'a> {
         plan: &'a Plan,
         seed: u64,
         checker: &'a Checker,
-        jobs: SyncSender<Job>,
+        hand_over: &'a HandOver<'a>,
     ) -> Workload<'a> {
         let clock = Clock::new();
         let time = Time { mono: 0, wall: 1_700_000_000_000 };
@@ -100,13 +102,13 @@ impl<'a> Workload<'a> {
             tokens: 0,
             coverage: Coverage::default(),
             checker,
-            jobs,
+            hand_over,
             disk: Disk::new(),
             clock,
             time,
             store: None,
             since_durable: vec![Arc::default()],
-            forks: Arc::default(),
+            crashes: None,
             files: BTreeSet::new(),
             newborn: true,
         }
@@ -115,15 +117,7 @@ impl<'a> Workload<'a> {
     /// Runs the whole plan, or until somebody says to stop.
     pub fn run(&mut self, stop: &AtomicBool) -> Outcome<Coverage> {
         self.watch();
-        self.operate("open", Self::open)?;
-        self.newborn = false;
-        let rules = Rules { max_attempts: Some(3), lease_ms: 10_000, ..Rules::default() };
-        self.operate("declare a", |run| run.declare("a", Rules { backoff_ms: 50, ..rules }))?;
-        let rules = Rules { max_attempts: Some(2), dead_letter: Some(DEAD), ..Rules::default() };
-        self.operate("declare b", |run| run.declare("b", Rules { backoff_ms: 0, ..rules }))?;
-        self.operate("insert", |run| run.insert("a"))?;
-        // Without it a power cut could take even the queues away.
-        self.operate("sync", Self::sync)?;
+        self.begin()?;
         for n in 0..self.plan.operations {
             if stop.load(Ordering::Acquire) {
                 break;
@@ -135,6 +129,19 @@ impl<'a> Workload<'a> {
         Ok(std::mem::take(&mut self.coverage))
     }
 
+    /// A new store with its queues and a first message, all of it durable.
+    pub fn begin(&mut self) -> Outcome<()> {
+        self.operate("open", Self::open)?;
+        self.newborn = false;
+        let rules = Rules { max_attempts: Some(3), lease_ms: 10_000, ..Rules::default() };
+        self.operate("declare a", |run| run.declare("a", Rules { backoff_ms: 50, ..rules }))?;
+        let rules = Rules { max_attempts: Some(2), dead_letter: Some(DEAD), ..Rules::default() };
+        self.operate("declare b", |run| run.declare("b", Rules { backoff_ms: 0, ..rules }))?;
+        self.operate("insert", |run| run.insert("a", 1000))?;
+        // Without it a power cut could take even the queues away.
+        self.operate("sync", Self::sync)
+    }
+
     /// Does one operation and hands over the forks that were taken meanwhile.
     pub fn operate(
         &mut self,
@@ -143,14 +150,14 @@ impl<'a> Workload<'a> {
     ) -> Outcome<()> {
         let before = self.since_durable.len() - 1;
         let outcome = operation(self).map_err(|why| format!("{what}: {why}"));
-        let forks = std::mem::take(&mut *self.forks.lock().unwrap());
-        if outcome.is_ok() && !forks.is_empty() {
+        let crashes = self.crashes.as_ref().map_or_else(Vec::new, Crashes::take);
+        if outcome.is_ok() && !crashes.is_empty() {
             let promises = self.promises(before);
             let origin: Arc<str> = what.into();
-            for fork in forks {
+            for mut crash in crashes {
+                crash.operation += self.coverage.storage_operations;
                 let (promises, origin) = (promises.clone(), origin.clone());
-                let job = Job { fork, promises, origin };
-                self.jobs.send(job).map_err(|_| "nobody checks any more".to_owned())?;
+                (self.hand_over)(Job { fork: Fork::first(crash), promises, origin })?;
             }
         }
         if outcome? {
@@ -200,23 +207,21 @@ impl<'a> Workload<'a> {
         self.plan.delete_durability == Durability::Sync
     }
 
-    /// Forks the disk after every storage operation from now on.
-    fn watch(&mut self) {
-        let forks = self.forks.clone();
-        let (base, cuts) = (self.coverage.storage_operations, self.plan.power_cuts);
-        self.disk.on_operation(Some(Box::new(move |disk, number| {
-            let operation = base + number;
-            let seeds = (0..cuts).map(|n| if n < 2 { n } else { mix(operation << 4 | n) });
-            let crashes = seeds.map(Crash::PowerCut).chain([Crash::Kill]);
-            let forked = crashes.map(|crash| Fork {
-                disk: crash.apply(disk),
-                crash,
-                unsynced: crash == Crash::Kill,
-                operation,
-                level: 0,
-            });
-            forks.lock().unwrap().extend(forked);
-        })));
+    /// Crashes the disk after every storage operation from now on.
+    pub fn watch(&mut self) {
+        let (base, power_cuts) = (self.coverage.storage_operations, self.plan.power_cuts);
+        let seed =
+            move |operation: u64, n| if n < 2 { n } else { mix((base + operation) << 4 | n) };
+        let cuts = move |operation| {
+            let power_cuts = (0..power_cuts).map(move |n| Cut::PowerCut(seed(operation, n)));
+            power_cuts.chain([Cut::Kill])
+        };
+        self.crashes = Some(Crashes::watch(&self.disk, cuts));
+    }
+
+    /// How many the disks have performed so far.
+    pub fn storage_operations(&self) -> u64 {
+        self.coverage.storage_operations + self.disk.operations()
     }
 
     fn open(&mut self) -> Outcome<Durable> {
@@ -265,32 +270,29 @@ impl<'a> Workload<'a> {
     }
 
     /// The process dies or the power goes, and what is left is opened and worked on.
-    pub fn crash(&mut self) -> Outcome<()> {
-        let operation = self.coverage.storage_operations + self.disk.operations();
-        let crash = match self.random.below(3) {
-            0 => Crash::Kill,
-            _ => Crash::PowerCut(mix(operation << 4 | 15)),
-        };
-        let left = crash.apply(&self.disk);
+    pub fn crash(&mut self, cut: Cut) -> Outcome<()> {
+        let left = cut.apply(&self.disk);
+        let operation = self.storage_operations();
         // Looking at it changes it, so a copy of it is looked at.
-        let unsynced = crash == Crash::Kill;
-        let fork = Fork { disk: left.kill(), crash, unsynced, operation, level: 0 };
+        let fork = Fork::first(Crash { disk: left.kill(), cut, operation });
         let last = self.since_durable.len() - 1;
         let found = self.checker.check(&fork, &self.promises(last))?;
-        self.disk.on_operation(None);
+        let is_watched = self.crashes.take().is_some();
         self.held.clear();
         self.store = None;
         self.coverage.storage_operations += self.disk.operations();
         self.coverage.crashes += 1;
         self.disk = left;
-        self.watch();
+        if is_watched {
+            self.watch();
+        }
         self.world = found.died();
         self.next_id = None;
-        if crash != Crash::Kill {
+        if cut != Cut::Kill {
             self.since_durable = vec![found];
         }
         self.operate("recover", Self::open)?;
-        self.operate("insert", |run| run.insert("a"))
+        self.operate("insert", |run| run.insert("a", 100))
     }
 
     pub fn sync(&mut self) -> Outcome<Durable> {
