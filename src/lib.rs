@@ -39,6 +39,7 @@ mod lock;
 mod log;
 mod message;
 mod options;
+mod planted;
 mod queue;
 mod random;
 mod report;

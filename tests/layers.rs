@@ -27,8 +27,8 @@ const LAYERS: [(&str, &[&str]); 5] = [
 ];
 
 /// May be used by all modules.
-const VOCABULARY: [&str; 8] =
-    ["clock", "error", "lock", "message", "options", "random", "report", "sync"];
+const VOCABULARY: [&str; 9] =
+    ["clock", "error", "lock", "message", "options", "planted", "random", "report", "sync"];
 
 fn layer(module: &str) -> Option<usize> {
     LAYERS.iter().position(|(_, modules)| modules.contains(&module))

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::format::cursor::sections::Section;
 use crate::format::cursor::{self, CursorFound, CursorHeader};
+use crate::planted::{Bug, planted};
 use crate::storage::{File, Prepare, Space, Spare, Storage};
 
 /// How many generations are kept.
@@ -44,7 +45,8 @@ pub(crate) fn publish(
     bytes: &[u8],
 ) -> Result<(), PublishFailed> {
     let file = write_temporary(space, bytes).map_err(PublishFailed::NotWritten)?;
-    file.sync_data()
+    let synced = if planted(Bug::CursorNotSynced) { Ok(()) } else { file.sync_data() };
+    synced
         .and_then(|()| storage.rename(TEMPORARY, &cursor_name(generation)))
         .and_then(|()| storage.sync_dir())
         .map_err(PublishFailed::Sync)?;

@@ -25,6 +25,7 @@ use crate::format::cursor::sections::{
 };
 use crate::format::cursor::{CursorEncoder, CursorHeader};
 use crate::log::{Purpose, Refused, index_name, parse_segment_name, segment_name};
+use crate::planted::{Bug, planted};
 use crate::report::Damage;
 
 /// Ids that a cursor reserves ahead of those given out.
@@ -122,7 +123,12 @@ impl Engine {
         let moment = self.moment(generation, clean);
         let bytes = self.encode_cursor(&moment)?;
         let end = self.log.tail().end();
-        self.sync_to(end)?;
+        if !planted(Bug::CursorBeforeTheLog) {
+            self.sync_to(end)?;
+        }
+        if planted(Bug::RemovedBeforeTheCursor) {
+            self.remove_dropped(generation + 1);
+        }
         // What was durable before stays so, but nothing is promised any more.
         self.check_alive()?;
         if let Err(failed) = publish(&*self.storage, &self.space, generation, &bytes) {

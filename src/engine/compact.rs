@@ -31,6 +31,7 @@ use crate::format::header::{FRAMES_START, HEADER_COPIES_AT, Header, HeaderFound,
 use crate::format::record::insert::decode_insert;
 use crate::format::record::{INSERT, ROLL, encode_roll};
 use crate::log::{Lane, LaneIndex, MemoryIndex, SEGMENT_OVERHEAD, Segment, segment_name};
+use crate::planted::{Bug, planted};
 use crate::storage::{File, Prepare, Spare, is_full};
 
 /// The name of a segment that is being written.
@@ -369,6 +370,9 @@ impl Engine {
             }
             let before = source.acks.as_ref().ok_or(Abandoned::Changed)?;
             let ahead = (source.segment.first_id - first_id) as u32;
+            if planted(Bug::DeletedDuringRewriteForgotten) {
+                continue;
+            }
             for delta in s.acks.since(before) {
                 acks.insert(delta + ahead);
             }
@@ -460,7 +464,9 @@ impl Rewrite {
             self.file.write_at(at as u64, &header)?;
         }
         self.file.set_len(end.into())?;
-        self.file.sync_data()?;
+        if !planted(Bug::RewriteNotSynced) {
+            self.file.sync_data()?;
+        }
         Ok(end)
     }
 }

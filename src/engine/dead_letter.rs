@@ -15,6 +15,7 @@ use crate::format::record::insert::{InsertHead, Origin, Target, Targets};
 use crate::format::record::settle::{encode_delete, reason_cut};
 use crate::log::{Draft, Lane, Purpose};
 use crate::options::Durability;
+use crate::planted::{Bug, planted};
 use crate::sync::atomic::Ordering;
 
 impl Engine {
@@ -106,8 +107,12 @@ impl Engine {
             self.check_alive()?;
             let mut state = self.lock_state();
             claimant.check(&state, from, id)?;
-            match self.log.append(&run, Purpose::Insert, sync_by, Some(&to.removed)) {
+            let (run, rest) = run.split_at(if planted(Bug::MovedInTwoAppends) { 1 } else { 2 });
+            match self.log.append(run, Purpose::Insert, sync_by, Some(&to.removed)) {
                 Ok(appended) => {
+                    if planted(Bug::MovedInTwoAppends) {
+                        let _ = self.log.append(rest, Purpose::Insert, sync_by, None);
+                    }
                     state.forget(from.id, id);
                     self.after_settle(&mut state);
                     break appended;

@@ -39,6 +39,7 @@ use crate::format::position::Position;
 use crate::lock::{Guard, Lock, Signal};
 use crate::log::{Appended, Log, Purpose, Refused, SyncFailed};
 use crate::options::{Durability, Settings};
+use crate::planted::{Bug, planted};
 use crate::report::Recovery;
 use crate::storage::{self, Space, Storage};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -240,7 +241,8 @@ impl Engine {
             return;
         }
         // A waiter holds this lock from its look until it sleeps.
-        let _state = self.state.lock();
+        let without = planted(Bug::ConsumerSignalledWithoutTheLock);
+        let _state = (!without).then(|| self.state.lock());
         if messages == 1 {
             queue.signal.notify_one();
         } else {

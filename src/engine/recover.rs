@@ -17,6 +17,7 @@ use crate::format::record::{Record, RecordError};
 use crate::log::{
     MemoryIndex, Segment, Survey, Surveyed, Verdict, frames, segment_name, survey, verdict,
 };
+use crate::planted::{Bug, planted};
 use crate::report::Damage;
 use crate::storage::Mapping;
 
@@ -61,7 +62,9 @@ impl Opening {
         mut headers: std::collections::BTreeMap<u32, (Header, u64)>,
         store_id: [u8; 16],
     ) -> Result<Found> {
-        headers.retain(|_, (header, _)| header.store == store_id);
+        headers.retain(|_, (header, _)| {
+            header.store == store_id || planted(Bug::ForeignSegmentAccepted)
+        });
         let mut replay = Replay::new(self.settings.durability);
         let mut known = Known::new();
         let start = match cursor {
@@ -126,6 +129,7 @@ impl Opening {
         let seen = found.replay.next_id;
         found.next_id = match cursor {
             Some(_) if clean => seen,
+            Some(_) if planted(Bug::IdsUsedAgain) => seen,
             Some((header, _)) if bad_cursors.is_empty() => seen.max(header.id_ceiling),
             // The cursor that cannot be read may have reserved more.
             Some((header, _)) => seen.max(header.id_ceiling) + IDS_RESERVED,
@@ -311,7 +315,8 @@ impl Opening {
             );
             let mut end =
                 if is_last { found.verdict.end } else { file.survey.end.max(file.survey.used) };
-            if is_last && !found.verdict.ends_in_damage && !found.verdict.cut_short {
+            let is_cut = is_last && !planted(Bug::TornBatchKept);
+            if is_cut && !found.verdict.ends_in_damage && !found.verdict.cut_short {
                 end = file.survey.without_open_run(end);
                 found.end = end;
             }

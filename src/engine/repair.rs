@@ -25,6 +25,7 @@ use crate::log::{
     segment_name, sync_prepared,
 };
 use crate::options::Durability;
+use crate::planted::{Bug, planted};
 use crate::report::Recovery;
 use crate::storage::{self, PROBE, Prepare, Space};
 use crate::sync::atomic::{AtomicBool, AtomicU64};
@@ -169,6 +170,7 @@ impl Opening {
         used: u64,
     ) -> std::io::Result<()> {
         const CHUNK: u64 = 1 << 20;
+        let used = if planted(Bug::LeftBehindTheEnd) { end } else { used };
         if from < used && self.storage.is_linked(name) {
             // A backup has the same file.
             self.part(name)?;

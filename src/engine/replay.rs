@@ -18,6 +18,7 @@ use crate::format::record::Record;
 use crate::format::record::insert::InsertHead;
 use crate::log::Segment;
 use crate::options::{Durability, QueueOptions};
+use crate::planted::{Bug, planted};
 use crate::report::Damage;
 
 pub(super) struct Replay {
@@ -255,7 +256,10 @@ impl Replay {
                 .touched
                 .range(..)
                 .filter(|(_, entry)| entry.place == Place::InFlight)
-                .map(|(id, entry)| (id, Entry::given_back(entry.priority, entry.attempts)))
+                .map(|(id, entry)| {
+                    let forgotten = u32::from(planted(Bug::AttemptForgotten));
+                    (id, Entry::given_back(entry.priority, entry.attempts - forgotten))
+                })
                 .collect();
             given_back += in_flight.len() as u64;
             for (id, entry) in in_flight {

@@ -20,6 +20,7 @@ use crate::format::record::settle::{encode_delete, encode_set};
 use crate::format::record::{DELETE, SET};
 use crate::log::{Appended, Draft, Purpose, Refused, Segment};
 use crate::options::{Durability, OnDrop, QueueOptions};
+use crate::planted::{Bug, planted};
 use crate::report::Damage;
 use crate::sync::atomic::Ordering;
 
@@ -113,7 +114,7 @@ impl Engine {
                 }
             }
         };
-        if self.settings.delete_durability == Durability::Sync {
+        if self.settings.delete_durability == Durability::Sync && !planted(Bug::DeleteNotSynced) {
             self.sync_to(end)?;
         }
         Ok(())

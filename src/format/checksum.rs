@@ -5,6 +5,8 @@
 
 use crc32fast::Hasher;
 
+use crate::planted::{Bug, planted};
+
 /// The checksum of `bytes` alone.
 pub(crate) fn crc32(bytes: &[u8]) -> u32 {
     crc32fast::hash(bytes)
@@ -17,6 +19,7 @@ pub(crate) struct Seed(Hasher);
 impl Seed {
     pub(crate) fn new(salt: u64) -> Self {
         let mut hasher = Hasher::new();
+        let salt = if planted(Bug::StaleFrameAccepted) { 0 } else { salt };
         hasher.update(&salt.to_le_bytes());
         Self(hasher)
     }

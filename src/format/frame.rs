@@ -7,6 +7,7 @@
 
 use super::checksum::{Seed, crc32};
 use super::position::Position;
+use crate::planted::{Bug, planted};
 
 /// Every frame starts at a multiple of this.
 pub(crate) const FRAME_ALIGNMENT: u32 = 8;
@@ -168,7 +169,7 @@ pub(crate) fn read<'a>(bytes: &'a [u8], offset: u32, seed: &Seed) -> Found<'a> {
         HeaderOnly::Bad => return Found::BadHeader,
     };
     match whole_body(bytes, offset, &envelope) {
-        Some(body) if crc32(body) == envelope.body_checksum => {
+        Some(body) if crc32(body) == envelope.body_checksum || planted(Bug::BodyNotVerified) => {
             Found::Frame(Frame { envelope, body, offset })
         }
         _ => Found::BadBody(envelope),
@@ -207,7 +208,8 @@ pub(crate) fn read_verified_header(bytes: &[u8], offset: u32) -> Option<Envelope
 fn decode_envelope(bytes: &[u8], offset: u32, seed: &Seed) -> Option<Envelope> {
     let (envelope, size) = copy_envelope(bytes)?;
     let checksum = u32_at(&envelope, 12);
-    if checksum != header_checksum(&envelope, size, seed, offset) {
+    let is_right = checksum == header_checksum(&envelope, size, seed, offset);
+    if !is_right && !planted(Bug::LengthTrusted) {
         return None;
     }
     let sound = envelope[4] != 0

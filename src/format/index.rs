@@ -13,6 +13,7 @@
 use super::bytes::{Reader, put_u16, put_u32, put_u64};
 use super::checksum::crc32;
 use super::frame::FRAME_ALIGNMENT;
+use crate::planted::{Bug, planted};
 
 const MAGIC: [u8; 8] = *b"MPONDIDX";
 
@@ -167,7 +168,7 @@ struct LaneRange {
 pub(crate) fn open(bytes: &[u8], number: u32, salt: u64, end: u32) -> Option<IndexLayout> {
     let covered_bytes = bytes.len().checked_sub(CHECKSUM_BYTES)?;
     let (covered, checksum) = bytes.split_at(covered_bytes);
-    if checksum != crc32(covered).to_le_bytes() {
+    if checksum != crc32(covered).to_le_bytes() && !planted(Bug::IndexNotVerified) {
         return None;
     }
     let mut reader = Reader::new(covered);

@@ -19,6 +19,7 @@ use std::time::Duration;
 use crate::clock::real_now;
 use crate::format::position::Position;
 use crate::lock::Gate;
+use crate::planted::{Bug, planted};
 use crate::storage::File;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -75,11 +76,11 @@ impl Commit {
 
     #[inline]
     pub fn is_poisoned(&self) -> bool {
-        self.failure.get().is_some()
+        self.failure.get().is_some() && !planted(Bug::PoisonForgotten)
     }
 
     pub fn failure(&self) -> Option<SyncFailed> {
-        self.failure.get().cloned().map(SyncFailed)
+        self.failure.get().filter(|_| !planted(Bug::PoisonForgotten)).cloned().map(SyncFailed)
     }
 
     /// Returns when all before `target` is durable. The caller has appended what it waits for.
@@ -136,7 +137,14 @@ impl Commit {
         self.open.fetch_add(1, Ordering::SeqCst);
         let unsynced = collect();
         let began = real_now();
-        let outcome = unsynced.files.iter().try_for_each(|file| file.sync_data());
+        if planted(Bug::AcknowledgedBeforeTheSync) {
+            self.through.fetch_max(unsynced.end.as_u64(), Ordering::SeqCst);
+        }
+        let files = if planted(Bug::SyncLeftOut) { &[] } else { &*unsynced.files };
+        let mut outcome = files.iter().try_for_each(|file| file.sync_data());
+        if planted(Bug::FailedSyncRetried) && outcome.is_err() {
+            outcome = files.iter().try_for_each(|file| file.sync_data());
+        }
         let took = (real_now() - began).as_nanos();
         self.last_sync_ns.store(u64::try_from(took).unwrap_or(u64::MAX), Ordering::Relaxed);
         if let Err(error) = outcome {
@@ -202,7 +210,7 @@ impl Drop for Turn<'_> {
         commit.gates[self.group % 2].open();
         if commit.is_poisoned() {
             commit.gates[(self.group + 1) % 2].open();
-        } else {
+        } else if !planted(Bug::NextLeaderNotWoken) {
             commit.gates[(self.group + 1) % 2].let_one();
         }
     }

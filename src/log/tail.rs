@@ -16,6 +16,7 @@ use super::segment::Segment;
 use crate::format::frame::Envelope;
 use crate::format::header::{FRAMES_START, HEADER_COPIES_AT, Header};
 use crate::format::position::Position;
+use crate::planted::{Bug, planted};
 use crate::storage::{File, MapWriter, Mapping};
 
 /// How far ahead of the log's end pages are made present; as far as the log has grown since it was opened, if that is
@@ -149,6 +150,9 @@ impl Active {
             };
             let encoded = envelope.encode(&self.segment.seed, at);
             let body_at = u64::from(at) + envelope.size() as u64;
+            if planted(Bug::FirstWordFirst) {
+                self.writer.store_word(at.into(), encoded.first_word());
+            }
             self.writer.write(u64::from(at) + 8, encoded.behind_first_word());
             self.writer.write(body_at, draft.head);
             if !draft.payload.is_empty() {

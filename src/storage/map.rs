@@ -268,8 +268,8 @@ impl MapWriter {
         self.check(at, bytes.len() as u64);
         #[cfg(any(test, feature = "testing"))]
         if let Some(handle) = &self.simulated {
-            let written = handle.write_mapped(at, bytes);
-            return self.note(written);
+            let written = self.failed.is_none().then(|| handle.write_mapped(at, bytes));
+            return self.note(written.unwrap_or(Ok(())));
         }
         if self.calls.is_some() {
             return self.write_by_call(at, bytes);
@@ -293,8 +293,9 @@ impl MapWriter {
         self.check(at, 8);
         #[cfg(any(test, feature = "testing"))]
         if let Some(handle) = &self.simulated {
-            let stored = handle.write_mapped(at, &word.to_le_bytes());
-            return self.note(stored);
+            let stored =
+                self.failed.is_none().then(|| handle.write_mapped(at, &word.to_le_bytes()));
+            return self.note(stored.unwrap_or(Ok(())));
         }
         if self.calls.is_some() {
             return self.store_by_calls(&[(at, word)]);
@@ -324,7 +325,7 @@ impl MapWriter {
             assert!(at.is_multiple_of(8), "a word must be aligned");
             self.check(at, 8);
         }
-        let Some(calls) = &mut self.calls else { return };
+        let Some(calls) = self.calls.as_mut().filter(|_| self.failed.is_none()) else { return };
         let mut outcome = calls.flush();
         let mut left = words;
         while let (Some(&(start, _)), true) = (left.first(), outcome.is_ok()) {
@@ -346,7 +347,7 @@ impl MapWriter {
 
     #[cold]
     fn write_by_call(&mut self, at: u64, bytes: &[u8]) {
-        let Some(calls) = &mut self.calls else { return };
+        let Some(calls) = self.calls.as_mut().filter(|_| self.failed.is_none()) else { return };
         let end = calls.at + calls.pending.len() as u64;
         let outcome = if calls.pending.is_empty() || at < end || at > end + PENDING_GAP_MAX {
             let flushed = calls.flush();
@@ -365,10 +366,15 @@ impl MapWriter {
         self.note(outcome);
     }
 
+    /// After a failure nothing more is written before [`finish`](MapWriter::finish): a word must not be there without
+    /// what was to be written before it.
     #[inline]
     fn note(&mut self, outcome: io::Result<()>) {
         if let Err(error) = outcome {
             self.failed.get_or_insert(error);
+            if let Some(calls) = &mut self.calls {
+                calls.pending.clear();
+            }
         }
     }
 

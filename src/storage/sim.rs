@@ -38,8 +38,14 @@ pub enum FaultKind {
     Reserve,
     /// Writing to a file (not through a mapping), or setting its length, fails with an I/O error.
     Write,
+    /// As `Write`, but the first half of the bytes is written. A single word is written as a whole.
+    ShortWrite,
     /// Creating a file or a directory, or renaming a file, fails with an I/O error.
     Create,
+    /// Removing a file fails with an I/O error.
+    Remove,
+    /// Reading from a file (not through a mapping) fails with an I/O error.
+    Read,
     /// Mapping a file fails for want of memory.
     Map,
 }
@@ -135,6 +141,11 @@ impl Disk {
     /// Makes an operation to come fail. Several faults may be waiting at the same time.
     pub fn fail(&self, fault: Fault) {
         self.state().faults.push(fault);
+    }
+
+    /// How many operations have failed by a fault so far.
+    pub fn faults_struck(&self) -> u64 {
+        self.state().faults_struck
     }
 
     /// Takes back all faults. What they have broken stays broken.

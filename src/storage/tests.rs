@@ -284,6 +284,9 @@ fn a_call_that_fails_is_told_at_the_end_of_the_series() {
     writer.write(8, b"lost");
     writer.store_word(16, 1);
     assert!(writer.finish().is_err());
+    let mut word = [0; 8];
+    disk.open_read("a").unwrap().read_at(16, &mut word).unwrap();
+    assert_eq!(word, [0; 8], "a word is not there without what was written before it");
     writer.write(24, b"well again");
     writer.finish().unwrap();
 }

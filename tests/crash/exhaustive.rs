@@ -1,9 +1,9 @@
-//! All workloads of up to three operations, on a store that holds a little of everything.
+//! All workloads of up to two operations, on a store that holds a little of everything; of up to three in the long run.
 //!
 //! Each is cut off after every storage operation of its last operation: what the ones before may leave, the shorter
 //! workloads have visited.
 //!
-//! `MILLPOND_CRASH_LENGTH=4` goes on to longer ones, `MILLPOND_CRASH_CUTS=n` tries n power cuts after each storage
+//! `MILLPOND_CRASH_LENGTH=3` goes on to longer ones, `MILLPOND_CRASH_CUTS=n` tries n power cuts after each storage
 //! operation.
 
 use std::sync::Arc;

@@ -167,12 +167,13 @@ impl Handle {
     /// word need not be atomic here.
     pub(crate) fn write_mapped(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         self.disk.operate(|state| {
-            if self.writing == Writing::Calls {
-                state.fail(FaultKind::Write)?;
-            }
+            let (bytes, outcome) = match self.writing {
+                Writing::Calls => state.write_call(bytes),
+                Writing::Stores => (bytes, Ok(())),
+            };
             state.written += bytes.len() as u64;
             state.inode_mut(self.inode).write_mapped(at, bytes);
-            Ok(())
+            outcome
         })
     }
 
@@ -187,14 +188,19 @@ impl File for Handle {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.disk.state().inode(self.inode).read(offset, buf)
+        let mut state = self.disk.state();
+        state.fail(FaultKind::Read)?;
+        state.inode(self.inode).read(offset, buf)
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.check_writable()?;
         self.disk.operate(|state| {
             state.inode(self.inode).check_free()?;
-            state.fail(FaultKind::Write)?;
+            let (bytes, outcome) = state.write_call(bytes);
+            if bytes.is_empty() {
+                return outcome;
+            }
             let end = offset.checked_add(bytes.len() as u64).ok_or(ErrorKind::FileTooLarge)?;
             let more = end.saturating_sub(state.inode(self.inode).len());
             if more > 0 {
@@ -202,7 +208,7 @@ impl File for Handle {
             }
             state.written += bytes.len() as u64;
             state.inode_mut(self.inode).write(offset, bytes);
-            Ok(())
+            outcome
         })
     }
 

@@ -105,6 +105,7 @@ pub(super) struct State {
     pending: Vec<Pending>,
     pub(super) capacity: Option<u64>,
     pub(super) faults: Vec<Fault>,
+    pub(super) faults_struck: u64,
     pub(super) operations: u64,
     pub(super) written: u64,
     pub(super) locked: bool,
@@ -122,6 +123,7 @@ impl State {
             pending: Vec::new(),
             capacity,
             faults: Vec::new(),
+            faults_struck: 0,
             operations: 0,
             written: 0,
             locked: false,
@@ -198,6 +200,7 @@ impl State {
             fails = true;
             fault.sticky
         });
+        self.faults_struck += u64::from(fails);
         fails
     }
 
@@ -208,10 +211,24 @@ impl State {
         Err(match kind {
             FaultKind::Reserve => ErrorKind::StorageFull.into(),
             FaultKind::Map => ErrorKind::OutOfMemory.into(),
-            FaultKind::Sync | FaultKind::SyncDir | FaultKind::Write | FaultKind::Create => {
-                io_error()
-            }
+            _ => io_error(),
         })
+    }
+
+    /// What of `bytes` a call writes, and what it says.
+    pub(super) fn write_call<'a>(&mut self, bytes: &'a [u8]) -> (&'a [u8], io::Result<()>) {
+        if let Err(error) = self.fail(FaultKind::Write) {
+            return (&[], Err(error));
+        }
+        // A call copies whole words.
+        let half = bytes.len() / 16 * 8;
+        if half == 0 {
+            return (bytes, Ok(()));
+        }
+        match self.fail(FaultKind::ShortWrite) {
+            Ok(()) => (bytes, Ok(())),
+            Err(error) => (&bytes[..half], Err(error)),
+        }
     }
 
     /// Fails if `more` bytes do not fit.
@@ -281,6 +298,7 @@ impl State {
     }
 
     pub(super) fn remove(&mut self, name: &str) -> io::Result<()> {
+        self.fail(FaultKind::Remove)?;
         let inode = self.find(name)?;
         self.change(Change::Remove { name: name.to_owned(), inode });
         Ok(())

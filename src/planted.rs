@@ -1,0 +1,74 @@
+//! Bugs that a test build can be given, to show that the tests would find them.
+//!
+//! In every ordinary build [`planted`] is `false` at compile time, and nothing of this is left. With `--cfg planted` the
+//! environment variable `MILLPOND_PLANTED` names the one bug that the process has. `tests/planted/bugs` lists, for each,
+//! the tests that must fail, and `tests/planted/run` shows that they do.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bug {
+    /// An insert under `Sync` waits for a sync that is not done.
+    SyncLeftOut,
+    /// A segment's file is synced, its name is not.
+    DirectorySyncLeftOut,
+    /// Whoever waits for a sync is told that it is done before it is.
+    AcknowledgedBeforeTheSync,
+    /// A sync that failed is tried again, and its success believed.
+    FailedSyncRetried,
+    /// After a failed sync, work goes on.
+    PoisonForgotten,
+    /// A delete under `Sync` does not wait for its sync.
+    DeleteNotSynced,
+    /// Segments are removed before the cursor that no longer needs them is there.
+    RemovedBeforeTheCursor,
+    /// A cursor gets its name before its content is durable.
+    CursorNotSynced,
+    /// A cursor speaks of log that is not durable yet.
+    CursorBeforeTheLog,
+    /// Segments of another store are taken for the store's own.
+    ForeignSegmentAccepted,
+    /// Frames of an older file, or from another place, verify.
+    StaleFrameAccepted,
+    /// A frame's length is used though its header does not verify.
+    LengthTrusted,
+    /// Bodies are not verified.
+    BodyNotVerified,
+    /// An index is not verified.
+    IndexNotVerified,
+    /// A frame's first word is stored before the rest of it.
+    FirstWordFirst,
+    /// A batch that has lost its end counts.
+    TornBatchKept,
+    /// What lies behind the end of a recovered log stays there.
+    LeftBehindTheEnd,
+    /// Ids are given out again that no file remembers.
+    IdsUsedAgain,
+    /// What was in flight when the process died comes back uncounted.
+    AttemptForgotten,
+    /// A message is moved to its dead letter queue in two appends.
+    MovedInTwoAppends,
+    /// A rewritten segment gets its name before its content is durable.
+    RewriteNotSynced,
+    /// What was deleted while a segment was rewritten is there again.
+    DeletedDuringRewriteForgotten,
+    /// Inserts use the space that is held back for a full disk.
+    HeldBackSpaceUsed,
+    /// A leader that is done wakes its own group, and nobody to lead the next one.
+    NextLeaderNotWoken,
+    /// An insert signals a consumer without the lock that the consumer looks under.
+    ConsumerSignalledWithoutTheLock,
+}
+
+#[cfg(not(planted))]
+#[inline(always)]
+pub(crate) const fn planted(_bug: Bug) -> bool {
+    false
+}
+
+#[cfg(planted)]
+pub(crate) fn planted(bug: Bug) -> bool {
+    use std::sync::OnceLock;
+
+    static NAME: OnceLock<Option<String>> = OnceLock::new();
+    let name = NAME.get_or_init(|| std::env::var("MILLPOND_PLANTED").ok());
+    name.as_ref().is_some_and(|name| *name == format!("{bug:?}"))
+}
