@@ -473,3 +473,32 @@ fn a_queue_does_not_inherit_the_number_of_one_that_was_removed() {
     queue.insert("y").unwrap();
     assert_eq!((queue.stats().unwrap().ready, drain(&queue).len()), (1, 1));
 }
+
+/// What is left of the file may not even hold its header: then the cursor alone knows that it was longer.
+#[test]
+fn the_only_segment_cut_off_anywhere_is_reported_as_damage() {
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = proc_opts().open_simulated(&disk, &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    for _ in 0..10 {
+        queue.insert("promised").unwrap();
+    }
+    let name = disk.file_names().into_iter().find(|name| name.ends_with(".seg")).unwrap();
+    let content = disk.read_file(&name).unwrap();
+    for len in [0, 1, 100, 2048, 4095, 4096, 4097, 5000] {
+        let left = disk.kill();
+        left.write_file(&name, content[..len].to_vec());
+        let strict = proc_opts().strict(true).open_simulated(&left.kill(), &clock);
+        assert!(strict.is_err(), "cut to {len} bytes");
+        let store = proc_opts().open_simulated(&left, &clock).unwrap();
+        let recovery = store.recovery();
+        let damaged = &recovery.damaged;
+        assert!(!damaged.is_empty(), "cut to {len} bytes: {recovery:?}");
+        let lost = |id: u64| damaged.iter().any(|damage| damage.ids.contains(&id));
+        let queue = store.queue("q").unwrap();
+        let found = drain(&queue).len() as u64;
+        assert!((found + 1..=10).all(lost), "cut to {len} bytes, {found} are left: {recovery:?}");
+        queue.insert("and on").unwrap();
+        assert_eq!(drain(&queue).len(), 1);
+    }
+}

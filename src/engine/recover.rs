@@ -85,7 +85,8 @@ impl Opening {
                 number: file.header.place(),
                 rewritten: file.header.is_rewritten(),
                 survey: &file.survey,
-                short: !clean && file.len < file.header.capacity.into(),
+                // Where only the cursor knows of it, its capacity is not known; it had its header at least.
+                short: !clean && file.len < file.header.capacity.max(FRAMES_START).into(),
                 next_lost: file.survey.next.is_some_and(|next| {
                     !headers.contains_key(&next)
                         && !files.iter().any(|file| file.header.covers(next))
