@@ -33,7 +33,7 @@ fn blows(call: &Call) -> Vec<Blow> {
         "ftruncate" => &[Errno::EIO, Errno::EINTR],
         "mmap" => &[Errno::ENOMEM],
         "madvise" => &[Errno::EINVAL, Errno::EFAULT],
-        "openat" => &[Errno::EMFILE, Errno::EIO, Errno::ENOSPC, Errno::EINTR],
+        "openat" => &[Errno::EMFILE, Errno::EIO, Errno::ENOSPC],
         "rename" | "unlink" => &[Errno::EIO, Errno::ENOSPC, Errno::EROFS],
         "linkat" => &[Errno::EXDEV, Errno::EMLINK],
         "mkdir" => &[Errno::ENOSPC],
