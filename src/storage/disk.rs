@@ -31,6 +31,8 @@ const NOTE_MAX_BYTES: u64 = 4096;
 pub(crate) struct RealDirectory {
     /// Absolute, so that a later change of the working directory changes nothing.
     dir: PathBuf,
+    /// Open for its syncs, so that none fails for want of a file descriptor. None where there is nothing to sync.
+    synced: Option<fs::File>,
     /// What `create_dir` was called for, and `sync_dir` syncs too.
     subdirectories: Mutex<BTreeSet<PathBuf>>,
 }
@@ -57,7 +59,8 @@ impl RealDirectory {
             }
             Err(error) => return Err(error),
         }
-        Ok(Self { dir, subdirectories: Mutex::default() })
+        let synced = open_directory(&dir)?;
+        Ok(Self { dir, synced, subdirectories: Mutex::default() })
     }
 
     /// Makes a directory beside `dir` that is to become `dir` by [`become_dir`](Self::become_dir). `AlreadyExists` if
@@ -89,13 +92,13 @@ impl RealDirectory {
         dir.parent().map_or(Ok(()), sync_directory)
     }
 
-    /// Opens `dir` if it is there, and makes nothing.
+    /// Opens `dir` if it is there, to read.
     pub(crate) fn existing(dir: &Path) -> io::Result<Self> {
         let dir = std::path::absolute(dir)?;
         if !fs::metadata(&dir)?.is_dir() {
             return Err(ErrorKind::NotADirectory.into());
         }
-        Ok(Self { dir, subdirectories: Mutex::default() })
+        Ok(Self { dir, synced: None, subdirectories: Mutex::default() })
     }
 
     fn open_with(&self, name: &str, options: &fs::OpenOptions) -> io::Result<Arc<dyn File>> {
@@ -208,7 +211,7 @@ impl Storage for RealDirectory {
             // Nothing that a store needs lies there.
             let _ = sync_directory(subdirectory);
         }
-        sync_directory(&self.dir)
+        self.synced.as_ref().map_or(Ok(()), fs::File::sync_all)
     }
 
     fn boot_id(&self) -> String {
@@ -381,15 +384,19 @@ impl File for RealFile {
     }
 }
 
-#[cfg(unix)]
 fn sync_directory(path: &Path) -> io::Result<()> {
-    fs::File::open(path)?.sync_all()
+    open_directory(path)?.map_or(Ok(()), |directory| directory.sync_all())
+}
+
+#[cfg(unix)]
+fn open_directory(path: &Path) -> io::Result<Option<fs::File>> {
+    fs::File::open(path).map(Some)
 }
 
 /// Elsewhere a directory cannot be opened as a file, and its entries are left to the file system.
 #[cfg(not(unix))]
-fn sync_directory(_path: &Path) -> io::Result<()> {
-    Ok(())
+fn open_directory(_path: &Path) -> io::Result<Option<fs::File>> {
+    Ok(None)
 }
 
 #[cfg(unix)]

@@ -34,6 +34,8 @@ fn a_limit(what: &str, limits: &str, orders: &Orders, met: Met) {
         told.inserted.len()
     );
     let is_met = !errors.is_empty() && (told.inserted.len() as u64) < orders.before + orders.after;
+    // The disk has taken all that it was given.
+    assert!(errors.iter().all(|error| !error.contains("Poisoned")), "{what}: {errors:?}");
     let has_died = |signal| Worker::has_died_of(status, signal);
     let is_as_it_must_be = match met {
         Met::ByError => status.success() && is_met,
