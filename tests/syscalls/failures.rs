@@ -62,6 +62,9 @@ fn places(calls: &[Call]) -> Vec<(Place, Blow)> {
 pub fn run(durability: Durability, plan: Plan) {
     let script = Task::Play { seed: plan.seed, acts: plan.acts, steps: plan.steps };
     let scene = Scene::new();
+    if !scene.may_hold_processes() {
+        return;
+    }
     let calls = whole_run(&scene, &scene.orders("whole", durability, script));
     let places = places(&calls);
     let mut figures = Figures::default();

@@ -87,6 +87,17 @@ impl Scene {
         Orders { base, durability, task }
     }
 
+    /// Whether the machine lets a test do what a debugger does; says so if not.
+    fn may_hold_processes(&self) -> bool {
+        let why_not = tracer::why_not(&self.orders("hold", Durability::Process, Task::Open));
+        if let Some(why) = why_not {
+            eprintln!(
+                "not shown, deaths and errors at system calls: no process may be held: {why}"
+            );
+        }
+        why_not.is_none()
+    }
+
     fn clear(&self, orders: &Orders) {
         fs::remove_dir_all(&orders.base).unwrap();
     }

@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use nix::errno::Errno;
 use nix::libc::{self, c_long, user_regs_struct};
@@ -129,19 +129,9 @@ pub struct Outcome {
 }
 
 /// Runs a child and lets one blow fall, if there is any.
+#[expect(clippy::zombie_processes, reason = "`follow` waits for all of its threads")]
 pub fn run(orders: &Orders, blow: Option<(Place, Blow)>) -> Outcome {
-    let said = orders.base.join("child.log");
-    let (key, value) = orders.encode();
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--ignored", "--nocapture"])
-        .env(key, value)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(File::create(said).unwrap())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    while !lines.next().expect("the child says that it has begun").unwrap().contains(READY) {}
+    let mut child = start(orders);
     let mut trace = Trace {
         leader: Pid::from_raw(child.id() as i32),
         blow,
@@ -153,6 +143,32 @@ pub fn run(orders: &Orders, blow: Option<(Place, Blow)>) -> Outcome {
     child.stdin.take().unwrap().write_all(b"g").unwrap();
     trace.follow();
     trace.outcome
+}
+
+/// Why no process may be held on this machine, if that is so.
+pub fn why_not(orders: &Orders) -> Option<Errno> {
+    let mut child = start(orders);
+    let held = ptrace::seize(Pid::from_raw(child.id() as i32), Options::empty());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    held.err()
+}
+
+/// Starts a child, which waits to be told to go on.
+fn start(orders: &Orders) -> Child {
+    let said = orders.base.join("child.log");
+    let (key, value) = orders.encode();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--ignored", "--nocapture"])
+        .env(key, value)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(File::create(said).unwrap())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+    while !lines.next().expect("the child says that it has begun").unwrap().contains(READY) {}
+    child
 }
 
 /// A thread that is inside of a call.
