@@ -2,6 +2,8 @@
 //! is moved, and [`CrashTest`], which crashes a program at every operation of its disk.
 
 mod crashes;
+#[doc(hidden)]
+pub mod fuzz;
 
 pub use self::crashes::{Broken, Crash, CrashTest, Crashes, Cut, Journal, Visited};
 pub use crate::clock::Clock;

@@ -34,7 +34,10 @@ pub(crate) struct Binding<'a> {
 }
 
 impl<'a> Binding<'a> {
-    #[cfg_attr(not(test), expect(dead_code, reason = "part of format 1; exchanges come later"))]
+    #[cfg_attr(
+        not(any(test, feature = "testing")),
+        expect(dead_code, reason = "part of format 1; exchanges come later")
+    )]
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         put_bytes(out, self.exchange);
         out.push(self.exchange_kind);
@@ -60,7 +63,10 @@ pub(crate) struct Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    #[cfg_attr(not(test), expect(dead_code, reason = "part of format 1; values come later"))]
+    #[cfg_attr(
+        not(any(test, feature = "testing")),
+        expect(dead_code, reason = "part of format 1; values come later")
+    )]
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         put_bytes(out, self.key);
         out.extend_from_slice(self.value);
