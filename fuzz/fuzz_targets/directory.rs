@@ -3,6 +3,7 @@
 #[path = "../../tests/corpus/allocation.rs"]
 mod allocation;
 #[path = "../../tests/corpus/directory.rs"]
+#[allow(dead_code, reason = "shared with the replay of the corpus, which makes the seeds")]
 mod directory;
 #[path = "../../tests/damage/fixture.rs"]
 #[allow(dead_code, reason = "shared with the tests of damage, which hold more against it")]
