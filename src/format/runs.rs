@@ -50,7 +50,8 @@ impl<'a> Runs<'a> {
         RunsIter { reader: Reader::new(self.encoded), end: 0, left: self.count }
     }
 
-    /// Each id, ascending.
+    /// Each id, ascending: as many as the runs claim, which may be nearly all numbers.
+    #[cfg(test)]
     pub(crate) fn ids(&self) -> impl Iterator<Item = u64> + use<'a> {
         self.iter().flat_map(|(start, length)| start..start + length)
     }
