@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
+use crate::format::IDS_END;
 use crate::format::frame::Envelope;
 use crate::format::header::{FRAMES_START, Header};
 use crate::format::record::INSERT;
@@ -159,7 +160,8 @@ pub(super) fn parse_aside(note: &str) -> Option<Aside> {
     let said = |key: &str| {
         note.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
     };
-    Some(Aside { salt: said("salt")?, first_id: said("first id")?, offset: said("offset")? })
+    let first_id = said("first id").filter(|id| *id < IDS_END)?;
+    Some(Aside { salt: said("salt")?, first_id, offset: said("offset")? })
 }
 
 /// Copies a range of file `name` to `quarantine/`.

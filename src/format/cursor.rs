@@ -6,6 +6,7 @@
 pub(crate) mod pages;
 pub(crate) mod sections;
 
+use super::IDS_END;
 use super::bytes::{Malformed, Reader, put_u16, put_u32, put_u64};
 use super::checksum::crc32;
 use super::position::Position;
@@ -182,6 +183,9 @@ fn decode_covered(covered: &[u8]) -> Result<CursorFound, Malformed> {
         next_id: reader.u64()?,
         written_at: reader.u64()?,
     };
+    if header.id_ceiling.max(header.next_id) >= IDS_END {
+        return Err(reader.malformed("id out of range"));
+    }
     let mut sections = Vec::new();
     loop {
         let tag = reader.u16()?;
@@ -382,6 +386,16 @@ mod tests {
         file[8] = 2;
         assert!(matches!(decode(&file), CursorFound::Bad { .. }));
         assert_eq!(decode(&with_checksum(file)), CursorFound::Newer { version: 2 });
+    }
+
+    #[test]
+    fn ids_that_no_store_reaches_are_bad_even_with_the_right_checksum() {
+        // The last bytes of the ceiling, of the next id, and of the first id of the segment behind the header.
+        for at in [63, 71, HEADER_BYTES + SECTION_HEADER_BYTES + 31] {
+            let mut file = encode(&header(), &sample());
+            file[at] = 0x80;
+            assert!(matches!(decode(&with_checksum(file)), CursorFound::Bad { .. }), "byte {at}");
+        }
     }
 
     #[test]

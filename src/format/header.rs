@@ -3,6 +3,7 @@
 //! It is stored twice, so that one damaged sector does not cost the salt and with it every frame. The first
 //! word is stored last: while it is zero in both copies, the segment has not been used.
 
+use super::IDS_END;
 use super::bytes::Reader;
 use super::checksum::crc32;
 
@@ -153,6 +154,7 @@ fn decode_fields(bytes: &[u8; HEADER_BYTES]) -> Option<Copy> {
         && reserved == 0
         && reader.rest().iter().all(|&byte| byte == 0)
         && header.number > 0
+        && header.first_id < IDS_END
         && header.replaces_first > 0
         && header.replaces_first <= header.replaces_last;
     sound.then_some(Copy::Whole(header))
@@ -249,8 +251,10 @@ mod tests {
 
     #[test]
     fn values_that_no_writer_makes_are_bad_even_with_the_right_checksum() {
-        // Version 0; each reserved field; a number of 0 and one beyond 32 bits; an empty range.
-        for (at, byte) in [(8, 0), (12, 1), (84, 1), (123, 1), (32, 0), (36, 1), (40, 0), (48, 1)] {
+        // Version 0; each reserved field; a number of 0 and one beyond 32 bits; an empty range; an id beyond all.
+        let fields =
+            [(8, 0), (12, 1), (84, 1), (123, 1), (32, 0), (36, 1), (40, 0), (48, 1), (63, 0x80)];
+        for (at, byte) in fields {
             let mut copy = sample().encode();
             copy[at] = byte;
             let copy = with_checksum(copy);

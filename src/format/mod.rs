@@ -4,6 +4,9 @@
 //! happened to: they return what they found, never panic, and never allocate by a length that the bytes at
 //! hand do not bear out.
 
+/// All ids are below this, which no store reaches: so a few may be added to one that was read without a thought.
+pub(crate) const IDS_END: u64 = 1 << 63;
+
 pub(crate) mod bytes;
 pub(crate) mod checksum;
 pub(crate) mod cursor;

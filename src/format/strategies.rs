@@ -4,6 +4,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 
+use super::IDS_END;
 use super::bytes::U48_MAX;
 use super::checksum::crc32;
 use super::cursor::CursorHeader;
@@ -39,7 +40,7 @@ pub(super) fn header() -> impl Strategy<Value = Header> {
             number,
             replaces_first: a.min(b),
             replaces_last: a.max(b),
-            first_id,
+            first_id: first_id % IDS_END,
             salt,
             created_at,
             capacity,
@@ -101,8 +102,8 @@ pub(super) fn cursor_header() -> impl Strategy<Value = CursorHeader> {
                 generation,
                 position,
                 proof,
-                id_ceiling,
-                next_id,
+                id_ceiling: id_ceiling % IDS_END,
+                next_id: next_id % IDS_END,
                 written_at,
             }
         },
@@ -127,7 +128,7 @@ fn segment_section() -> impl Strategy<Value = SegmentSection> {
             file,
             number,
             salt,
-            first_id,
+            first_id: first_id % IDS_END,
             end,
             active,
             messages,

@@ -1,5 +1,6 @@
 //! The cursor's sections, one plain struct each.
 
+use crate::format::IDS_END;
 use crate::format::bytes::{Malformed, Reader, put_bytes, put_u32, put_u48, put_u64, put_varint};
 use crate::format::position::Position;
 use crate::format::record::insert::PRIORITIES;
@@ -60,7 +61,7 @@ impl SegmentSection {
         let file = decode_segment_number(reader)?;
         let number = decode_segment_number(reader)?;
         let salt = reader.u64()?;
-        let first_id = reader.u64()?;
+        let first_id = decode_id(reader)?;
         let end = reader.u32()?;
         let flags = reader.u32()?;
         if flags & !FLAG_ACTIVE != 0 {
@@ -266,6 +267,14 @@ fn decode_segment_number(reader: &mut Reader<'_>) -> Result<u32, Malformed> {
         .ok()
         .filter(|&number| number > 0)
         .ok_or_else(|| reader.malformed("segment number out of range"))
+}
+
+fn decode_id(reader: &mut Reader<'_>) -> Result<u64, Malformed> {
+    let id = reader.u64()?;
+    if id >= IDS_END {
+        return Err(reader.malformed("id out of range"));
+    }
+    Ok(id)
 }
 
 fn decode_priority(reader: &mut Reader<'_>) -> Result<u8, Malformed> {
