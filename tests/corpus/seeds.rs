@@ -65,7 +65,7 @@ fn not_yet_written() -> Vec<(u8, u16, &'static [u8])> {
     const TIME: &[u8; 6] = b"\x01\x68\xe5\xcf\x8b\x01";
     let every_field: &'static [u8] = b"\x01\x68\xe5\xcf\x8b\x01\x02\x01\x04\x02\x00\
         \x01\x68\xe5\xcf\x8b\x01\x01\x68\xe5\xcf\x8b\x01\x02k1\x02g1\x07\x01\x01q\x03why\
-        \x19\x04\x01s\x00\x02en\x01b\x01\x02xx\x01i\x02\x03\x01t\x03\x01payload";
+        \x15\x04\x01s\x00\x02en\x01b\x01\x02xx\x01i\x02\x03\x01t\x03\x01payload";
     assert!(every_field.starts_with(TIME));
     vec![
         (1, 0x07F0, every_field),
@@ -116,6 +116,11 @@ fn directories(stores: &[Fixture]) -> Seeds {
                 let file = (kind + store) % 9;
                 seeds.push(vec![store | sealed, kind, file, 3, 1, 2, 4, 7, 1, 1, 2, 3, 1, 9, 0, 1]);
             }
+        }
+        for (store, file) in [(0, 3), (0, 4), (0, 5), (1, 3), (1, 4), (1, 5), (1, 6), (2, 6)] {
+            // Every other payload of a segment.
+            let edits = (0..16).flat_map(|n| [8, file, 2 * n, 40, 2, 0xAA, 0x55]);
+            seeds.push([store | sealed].into_iter().chain(edits).collect());
         }
         for kind in 1..12 {
             // A frame of that kind at the end of the log.
