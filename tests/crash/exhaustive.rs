@@ -17,7 +17,7 @@ use millpond::testing::Cut;
 use super::check::{Checker, Counts};
 use super::operations::Operation::{self, *};
 use super::run::{Job, Plan};
-use super::workload::{Outcome, Workload};
+use super::workload::{Outcome, Random, Workload};
 
 /// What workloads are made of. The large insert makes the log roll.
 const OPERATIONS: [Operation; 22] = [
@@ -86,7 +86,7 @@ fn run(plan: &Plan, operations: &[Operation], checker: &Checker) -> Outcome<()> 
         let Job { fork, promises, origin } = job;
         checker.check(&fork, &promises).map(|_| ()).map_err(|why| format!("{origin}: {why}"))
     };
-    let mut run = Workload::new(plan, 1, checker, &check);
+    let mut run = Workload::new(plan, Random::new(1), checker, &check);
     run.begin()?;
     BEFORE.iter().try_for_each(|operation| run.perform(*operation))?;
     let (last, first) = operations.split_last().ok_or("a workload of nothing")?;

@@ -14,7 +14,7 @@ use millpond::testing::{Clock, Disk, Fault, FaultKind, step};
 use millpond::{Delivery, Durability, Error, ErrorKind, Store, StoreOptions};
 
 use super::check::{mix, words};
-use super::workload::{Outcome, Random};
+use super::workload::{Choices, Outcome, Random};
 use super::world::{Content, payload};
 
 /// Of one workload.

@@ -9,7 +9,7 @@ use std::thread;
 use millpond::{Durability, Store, StoreOptions};
 
 use super::check::{Checker, Counts, Fork, Promises};
-use super::workload::{Coverage, Workload};
+use super::workload::{Coverage, Random, Workload};
 
 /// Of so many forks one is cut again while it is recovered, and of so many of those one again.
 const AGAIN_EVERY: [u64; 2] = [600, 150];
@@ -63,7 +63,7 @@ pub fn run(name: &str, plan: &Plan, seed: u64, counts: &Arc<Counts>) -> Coverage
         let work = || {
             let hand_over =
                 move |job| sender.send(job).map_err(|_| "nobody checks any more".to_owned());
-            Workload::new(plan, seed, &checker, &hand_over).run(&stop)
+            Workload::new(plan, Random::new(seed), &checker, &hand_over).run(&stop)
         };
         // The channel is closed when this is done, and with it the threads.
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))

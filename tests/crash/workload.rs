@@ -47,14 +47,22 @@ pub struct Held {
     pub token: u64,
 }
 
+/// Where a workload takes its choices from.
+pub trait Choices {
+    /// A number below `end`, which is not 0.
+    fn below(&mut self, end: usize) -> usize;
+}
+
 pub struct Random(u64);
 
 impl Random {
     pub fn new(seed: u64) -> Random {
         Random(seed.wrapping_mul(0xa076_1d64_78bd_642f))
     }
+}
 
-    pub fn below(&mut self, end: usize) -> usize {
+impl Choices for Random {
+    fn below(&mut self, end: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         (mix(self.0) >> 8) as usize % end
     }
@@ -62,7 +70,7 @@ impl Random {
 
 pub struct Workload<'a> {
     pub plan: &'a Plan,
-    pub random: Random,
+    pub random: Box<dyn Choices + 'a>,
     pub world: World,
     pub held: Vec<Held>,
     /// The id that the next message must get; None after a crash, which leaves some out.
@@ -78,6 +86,8 @@ pub struct Workload<'a> {
     store: Option<Store>,
     since_durable: Vec<Arc<World>>,
     crashes: Option<Crashes>,
+    /// From now on, on whatever disk.
+    is_watched: bool,
     files: BTreeSet<String>,
     newborn: bool,
 }
@@ -85,7 +95,7 @@ pub struct Workload<'a> {
 impl<'a> Workload<'a> {
     pub fn new(
         plan: &'a Plan,
-        seed: u64,
+        random: impl Choices + 'a,
         checker: &'a Checker,
         hand_over: &'a HandOver<'a>,
     ) -> Workload<'a> {
@@ -94,7 +104,7 @@ impl<'a> Workload<'a> {
         clock.set_wall_ms(time.wall);
         Workload {
             plan,
-            random: Random::new(seed),
+            random: Box::new(random),
             world: World::default(),
             held: Vec::new(),
             next_id: None,
@@ -109,6 +119,7 @@ impl<'a> Workload<'a> {
             store: None,
             since_durable: vec![Arc::default()],
             crashes: None,
+            is_watched: false,
             files: BTreeSet::new(),
             newborn: true,
         }
@@ -209,13 +220,21 @@ impl<'a> Workload<'a> {
 
     /// Crashes the disk after every storage operation from now on.
     pub fn watch(&mut self) {
+        self.is_watched = true;
         let (base, power_cuts) = (self.coverage.storage_operations, self.plan.power_cuts);
         let seed =
             move |operation: u64, n| if n < 2 { n } else { mix((base + operation) << 4 | n) };
-        let cuts = move |operation| {
+        self.crash_after(move |operation| {
             let power_cuts = (0..power_cuts).map(move |n| Cut::PowerCut(seed(operation, n)));
             power_cuts.chain([Cut::Kill])
-        };
+        });
+    }
+
+    /// Crashes the disk in the ways that `cuts` says of each storage operation.
+    pub fn crash_after<I: IntoIterator<Item = Cut>>(
+        &mut self,
+        cuts: impl FnMut(u64) -> I + Send + 'static,
+    ) {
         self.crashes = Some(Crashes::watch(&self.disk, cuts));
     }
 
@@ -277,13 +296,13 @@ impl<'a> Workload<'a> {
         let fork = Fork::first(Crash { disk: left.kill(), cut, operation });
         let last = self.since_durable.len() - 1;
         let found = self.checker.check(&fork, &self.promises(last))?;
-        let is_watched = self.crashes.take().is_some();
+        self.crashes = None;
         self.held.clear();
         self.store = None;
         self.coverage.storage_operations += self.disk.operations();
         self.coverage.crashes += 1;
         self.disk = left;
-        if is_watched {
+        if self.is_watched {
             self.watch();
         }
         self.world = found.died();
