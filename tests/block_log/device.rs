@@ -1,0 +1,196 @@
+//! Disks to mount: one that logs what it takes, and plain images. Everything is taken down when it is dropped.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::log::{self, Log};
+use crate::server::Orders;
+
+/// How long the server of a logged device may take to begin.
+const START_MAX: Duration = Duration::from_secs(20);
+
+/// How long whoever still looks at a file system (somebody who lists all mounts, say) may hold up an unmount.
+const BUSY_MAX: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileSystem {
+    Ext4,
+    Xfs,
+}
+
+impl FileSystem {
+    pub fn name(self) -> &'static str {
+        match self {
+            FileSystem::Ext4 => "ext4",
+            FileSystem::Xfs => "xfs",
+        }
+    }
+
+    /// The smallest that it can be made with, or nearly.
+    fn bytes(self) -> u64 {
+        match self {
+            FileSystem::Ext4 => 48 << 20,
+            FileSystem::Xfs => 300 << 20,
+        }
+    }
+
+    /// Makes an empty one in a file. Blocks are of 4 KiB, as on larger disks.
+    pub fn make(self, image: &Path) -> Result<(), String> {
+        File::create(image).unwrap().set_len(self.bytes()).unwrap();
+        let arguments: &[&str] = match self {
+            FileSystem::Ext4 => &["-q", "-F", "-b", "4096"],
+            FileSystem::Xfs => &["-q", "-f"],
+        };
+        let program = format!("mkfs.{}", self.name());
+        run(Command::new(program).args(arguments).arg(image)).map(drop)
+    }
+}
+
+/// Runs a program. What it has printed.
+pub fn run(command: &mut Command) -> Result<String, String> {
+    let program = command.get_program().display().to_string();
+    let output = command.output().map_err(|error| format!("{program}: {error}"))?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+        false => Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim())),
+    }
+}
+
+/// A mounted file system.
+pub struct Mounted {
+    dir: PathBuf,
+}
+
+impl Mounted {
+    /// Mounts an image, or a device, whose journal is replayed.
+    pub fn mount(what: &Path, file_system: FileSystem, dir: &Path) -> Result<Mounted, String> {
+        fs::create_dir_all(dir).unwrap();
+        // By hand, since a copy of the same XFS may be mounted beside it, and both have the same uuid.
+        let options = match file_system {
+            FileSystem::Ext4 => "loop",
+            FileSystem::Xfs => "loop,nouuid",
+        };
+        let options = if what.starts_with("/dev/loop") {
+            options.trim_start_matches("loop").trim_start_matches(',')
+        } else {
+            options
+        };
+        let options = if options.is_empty() { "rw" } else { options };
+        run(Command::new("mount")
+            .args(["-t", file_system.name(), "-o", options])
+            .args([what, dir]))?;
+        Ok(Mounted { dir: dir.to_owned() })
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        unmount(&self.dir);
+    }
+}
+
+/// A block device over an image, which logs every write and flush: a file that `server` serves, and a loop device over it.
+pub struct LoggedDevice {
+    device: Option<PathBuf>,
+    export: PathBuf,
+    server: Child,
+    log: PathBuf,
+    numbers: File,
+}
+
+impl LoggedDevice {
+    /// `image` is written to. The log and what the server needs lie in `dir`.
+    pub fn start(image: &Path, dir: &Path) -> Result<LoggedDevice, String> {
+        let (log, export) = (dir.join("log"), dir.join("export"));
+        for file in [&log, &export] {
+            File::create(file).unwrap();
+        }
+        let numbers = File::open(&log).unwrap();
+        let lies = std::env::var_os("MILLPOND_BLOCK_LIES").is_some();
+        let (key, value) =
+            Orders { image: image.to_owned(), log: log.clone(), export: export.clone(), lies }
+                .encode();
+        let server = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "server", "--ignored", "--nocapture"])
+            .env(key, value)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(|error| format!("the server: {error}"))?;
+        let mut started = LoggedDevice { device: None, export, server, log, numbers };
+        wait_for_export(&mut started.server, &started.export)?;
+        // Direct, so that nothing is kept back between the file system and the log.
+        let attach = ["--find", "--show", "--direct-io=on"];
+        let device = run(Command::new("losetup").args(attach).arg(&started.export))?;
+        started.device = Some(device.into());
+        Ok(started)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.device.as_deref().expect("it was started")
+    }
+
+    /// How many writes and flushes it has taken.
+    pub fn position(&self) -> u64 {
+        log::count(&self.numbers)
+    }
+
+    /// Ends the device, which nobody has mounted any more.
+    pub fn finish(self) -> Log {
+        let path = self.log.clone();
+        drop(self);
+        Log::read(&path)
+    }
+}
+
+impl Drop for LoggedDevice {
+    fn drop(&mut self) {
+        let detached = self.device.as_ref().map_or(Ok(String::new()), |device| {
+            run(Command::new("losetup").arg("--detach").arg(device))
+        });
+        if let Err(why) = detached {
+            eprintln!("a device stays attached: {why}");
+        }
+        unmount(&self.export);
+        // It ends by itself, if it was mounted; its log is complete then.
+        if self.server.try_wait().unwrap().is_none() && !is_served(&self.export) {
+            let _ = self.server.wait();
+        }
+    }
+}
+
+/// The server's file is empty until it is served.
+fn is_served(export: &Path) -> bool {
+    fs::metadata(export).is_ok_and(|found| found.len() > 0)
+}
+
+fn wait_for_export(server: &mut Child, export: &Path) -> Result<(), String> {
+    let until = Instant::now() + START_MAX;
+    while !is_served(export) {
+        let ended = server.try_wait().unwrap();
+        if ended.is_some() || Instant::now() > until {
+            let _ = server.kill();
+            return Err(format!("no file is served by FUSE: {ended:?}"));
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+/// Whoever still looks at it may hold it up for a moment.
+fn unmount(target: &Path) {
+    let until = Instant::now() + BUSY_MAX;
+    while let Err(why) = run(Command::new("umount").arg(target)) {
+        if Instant::now() > until || why.contains("not mounted") {
+            return eprintln!("{} cannot be unmounted: {why}", target.display());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,101 @@
+//! What the workload and the checks agree on: queues, options, and the bytes of each message.
+
+use millpond::{Backoff, Durability, QueueOptions, Store, StoreOptions};
+use std::time::Duration;
+
+/// After three attempts its messages move to `DEAD`.
+pub const WORK: u8 = 0;
+/// Inserts into it are synced with whatever comes later.
+pub const LOOSE: u8 = 2;
+pub const DEAD: u8 = 3;
+
+/// For what is inserted after a crash.
+pub const AFTERWARDS: u8 = 4;
+
+pub const QUEUES: [&str; 5] = ["work", "plain", "loose", "dead", "afterwards"];
+
+/// The queues that the workload inserts into come first.
+pub const INSERTED_INTO: u64 = 3;
+
+const ATTEMPTS_MAX: u32 = 3;
+
+/// Whether a message of this queue is out of attempts.
+pub fn is_exhausted(queue: u8, attempts: u32) -> bool {
+    queue == WORK && attempts >= ATTEMPTS_MAX
+}
+
+pub fn queue_options(queue: u8) -> QueueOptions {
+    // What is given back comes at once, so that the order is known.
+    let options = QueueOptions::new().lease(None).backoff(Backoff::Fixed(Duration::ZERO));
+    match queue {
+        WORK => options.max_attempts(Some(ATTEMPTS_MAX)).dead_letter(QUEUES[DEAD as usize]),
+        LOOSE => options.durability(Durability::Process),
+        _ => options,
+    }
+}
+
+/// How the store is opened for the `n`-th time, and whether deletes are synced then. Segments are small, so that they
+/// roll, die and are rewritten all the time.
+pub fn options(n: u32) -> (StoreOptions, bool) {
+    let deletes_are_synced = n % 3 != 1;
+    let deletes = match deletes_are_synced {
+        true => Durability::Sync,
+        false => Durability::Interval(Duration::from_millis(50)),
+    };
+    let segment_bytes = if n.is_multiple_of(2) { 64 << 10 } else { 128 << 10 };
+    let options = Store::options().delete_durability(deletes).segment_bytes(segment_bytes);
+    (options, deletes_are_synced)
+}
+
+/// The message of that name: its name, and filler that follows from it.
+pub fn payload(key: u64) -> Vec<u8> {
+    let mut random = Random::new(key);
+    let bytes = match random.below(500) {
+        // Larger than the smallest segment, so that it gets one of its own.
+        0 => 70_000 + random.below(30_000),
+        1..25 => random.below(12_000),
+        25..50 => 0,
+        _ => random.below(1500),
+    };
+    let mut payload = key.to_le_bytes().to_vec();
+    while payload.len() < 8 + bytes as usize {
+        payload.extend_from_slice(&random.next().to_le_bytes());
+    }
+    payload.truncate(8 + bytes as usize);
+    payload
+}
+
+/// The name of the message with these bytes.
+pub fn identify(bytes: &[u8]) -> Result<u64, String> {
+    let name = bytes.first_chunk().ok_or_else(|| format!("a message of {} bytes", bytes.len()))?;
+    let key = u64::from_le_bytes(*name);
+    match payload(key) == bytes {
+        true => Ok(key),
+        false => Err(format!("message {key:#x} has other bytes than it had")),
+    }
+}
+
+/// SplitMix64.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    pub fn one_in(&mut self, count: u64) -> bool {
+        self.below(count) == 0
+    }
+}

@@ -1,0 +1,147 @@
+//! What a power cut may leave of a disk: all that was written before the last completed flush, and of what came after it
+//! anything, in pieces as small as a sector.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::load::Random;
+use crate::log::{Log, SECTOR};
+
+/// Where the power fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cut {
+    /// How many entries the device had taken.
+    pub at: usize,
+    /// How many of them the last completed flush covers.
+    pub flushed: usize,
+    pub seed: u64,
+}
+
+/// Chooses `count` cuts behind entry `from`, in the order of the log. Half of them fall right before a flush, where most
+/// is in doubt.
+pub fn choose(log: &Log, from: usize, count: usize, random: &mut Random) -> Vec<Cut> {
+    let entries = &log.entries;
+    let mut cuts: Vec<Cut> = (0..count)
+        .map(|_| {
+            let mut at = from + random.below((entries.len() - from) as u64 + 1) as usize;
+            if random.one_in(2) {
+                let flush = entries[at..].iter().position(|entry| entry.is_flush());
+                at += flush.unwrap_or(entries.len() - at);
+            }
+            let flushed = entries[..at].iter().rposition(|entry| entry.is_flush());
+            Cut { at, flushed: flushed.map_or(0, |flush| flush + 1), seed: random.next() }
+        })
+        .collect();
+    cuts.sort();
+    cuts
+}
+
+/// What became of the writes that no flush had covered.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fates {
+    pub kept: u64,
+    pub lost: u64,
+    pub torn: u64,
+}
+
+impl Fates {
+    pub fn add(&mut self, other: Fates) {
+        self.kept += other.kept;
+        self.lost += other.lost;
+        self.torn += other.torn;
+    }
+}
+
+/// Which of them reach the disk.
+#[derive(Clone, Copy)]
+enum Luck {
+    None,
+    All,
+    AllButOne,
+    OnlyOne,
+    /// Each with this chance, in percent.
+    Percent(u64),
+}
+
+const LUCK: [Luck; 10] = [
+    Luck::None,
+    Luck::All,
+    Luck::AllButOne,
+    Luck::AllButOne,
+    Luck::OnlyOne,
+    Luck::Percent(10),
+    Luck::Percent(50),
+    Luck::Percent(50),
+    Luck::Percent(90),
+    Luck::Percent(99),
+];
+
+/// A disk's content, as far along the log as it was taken.
+pub struct Image {
+    bytes: Vec<u8>,
+    /// Which of its pieces may be anything but zeros; the others are not written out.
+    used: Vec<bool>,
+    /// How many entries were applied.
+    applied: usize,
+}
+
+const PIECE: usize = 64 << 10;
+
+impl Image {
+    pub fn new(bytes: Vec<u8>) -> Image {
+        let used = bytes.chunks(PIECE).map(|piece| piece.iter().any(|byte| *byte != 0)).collect();
+        Image { bytes, used, applied: 0 }
+    }
+
+    /// Goes on along the log, up to entry `to`, nothing lost.
+    pub fn advance(&mut self, log: &Log, to: usize) {
+        for entry in &log.entries[self.applied..to] {
+            if !entry.to.is_empty() {
+                self.bytes[entry.to.clone()].copy_from_slice(log.data(entry));
+                self.used[entry.to.start / PIECE..=(entry.to.end - 1) / PIECE].fill(true);
+            }
+        }
+        self.applied = to;
+    }
+
+    /// Writes the disk as the cut leaves it to a file.
+    pub fn write_cut(&mut self, log: &Log, cut: Cut, path: &Path) -> Fates {
+        self.advance(log, cut.flushed);
+        let file = File::create(path).unwrap();
+        file.set_len(self.bytes.len() as u64).unwrap();
+        for (n, piece) in self.bytes.chunks(PIECE).enumerate().filter(|(n, _)| self.used[*n]) {
+            file.write_all_at(piece, (n * PIECE) as u64).unwrap();
+        }
+        let mut random = Random::new(cut.seed);
+        let luck = LUCK[random.below(LUCK.len() as u64) as usize];
+        let tears = random.one_in(2);
+        // Sectors of this size are written whole.
+        let sector = if random.one_in(2) { SECTOR } else { 8 * SECTOR };
+        let chosen = random.below((cut.at - cut.flushed).max(1) as u64) as usize;
+        let mut fates = Fates::default();
+        for (n, entry) in log.entries[cut.flushed..cut.at].iter().enumerate() {
+            let kept = match luck {
+                Luck::None => false,
+                Luck::All => true,
+                Luck::AllButOne => n != chosen,
+                Luck::OnlyOne => n == chosen,
+                Luck::Percent(percent) => random.below(100) < percent,
+            };
+            let torn = tears && entry.to.len() > sector && random.one_in(3);
+            let data = log.data(entry);
+            let (mut start, mut written) = (entry.to.start, false);
+            for piece in data.chunks(if torn { sector } else { data.len().max(1) }) {
+                if if torn { random.one_in(2) } else { kept } {
+                    file.write_all_at(piece, start as u64).unwrap();
+                    written = true;
+                }
+                start += piece.len();
+            }
+            fates.torn += u64::from(torn);
+            fates.kept += u64::from(!torn && written);
+            fates.lost += u64::from(!torn && !written);
+        }
+        fates
+    }
+}
