@@ -15,6 +15,21 @@ const START_MAX: Duration = Duration::from_secs(20);
 /// How long whoever still looks at a file system (somebody who lists all mounts, say) may hold up an unmount.
 const BUSY_MAX: Duration = Duration::from_secs(10);
 
+/// What a workload runs on.
+#[derive(Clone, Copy, Debug)]
+pub struct Disk {
+    pub file_system: FileSystem,
+    pub flushes: Flushes,
+}
+
+/// Whether the disk does what it is asked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushes {
+    Kept,
+    /// It confirms them and does nothing. No store survives that, so a check must notice.
+    Ignored,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileSystem {
     Ext4,
@@ -107,16 +122,15 @@ pub struct LoggedDevice {
 
 impl LoggedDevice {
     /// `image` is written to. The log and what the server needs lie in `dir`.
-    pub fn start(image: &Path, dir: &Path) -> Result<LoggedDevice, String> {
+    pub fn start(image: &Path, dir: &Path, flushes: Flushes) -> Result<LoggedDevice, String> {
         let (log, export) = (dir.join("log"), dir.join("export"));
         for file in [&log, &export] {
             File::create(file).unwrap();
         }
         let numbers = File::open(&log).unwrap();
-        let lies = std::env::var_os("MILLPOND_BLOCK_LIES").is_some();
-        let (key, value) =
-            Orders { image: image.to_owned(), log: log.clone(), export: export.clone(), lies }
-                .encode();
+        let orders =
+            Orders { image: image.to_owned(), log: log.clone(), export: export.clone(), flushes };
+        let (key, value) = orders.encode();
         let server = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "server", "--ignored", "--nocapture"])
             .env(key, value)

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::load::{self, DEAD, LOOSE};
+use crate::load::{self, DEAD, LOOSE, Synced};
 use crate::observe::{Observed, Seen};
 use crate::record::{Kind, Moment, Record};
 
@@ -296,7 +296,7 @@ struct Delivered {
 #[derive(Default)]
 struct Reader {
     history: History,
-    deletes_are_synced: bool,
+    synced: Synced,
     /// What each thread has begun and not ended.
     begun: HashMap<u8, Record>,
     /// In the order in which they returned.
@@ -349,7 +349,7 @@ impl Reader {
                 step: Step::Insert(record.queue),
                 begin: record.at,
                 end: None,
-                durable: record.queue != LOOSE,
+                durable: record.queue != LOOSE && self.synced.inserts,
             };
             let place = Place::Waiting { queue: record.queue, attempts: 0, touched: false };
             let places = vec![Place::Absent, place];
@@ -380,7 +380,7 @@ impl Reader {
     fn begin_settle(&mut self, record: &Record) -> Checked {
         let at = self.held.remove(&record.key).ok_or("a message that is not held is settled")?;
         let (step, durable) = match record.kind {
-            Kind::Deleting => (Step::Delete, self.deletes_are_synced),
+            Kind::Deleting => (Step::Delete, self.synced.deletes),
             Kind::Releasing => (Step::Release, false),
             _ => (Step::Fail, false),
         };
@@ -412,7 +412,8 @@ impl Reader {
             Kind::Opened => {
                 history.opened.get_or_insert(record.at);
                 history.counts.opens += 1;
-                self.deletes_are_synced = record.count == 1;
+                self.synced =
+                    Synced { inserts: record.count & 1 != 0, deletes: record.count & 2 != 0 };
             }
             Kind::Closed => {
                 let settles = self.deliveries.iter_mut().filter_map(|d| d.settle.as_mut());

@@ -34,17 +34,25 @@ pub fn queue_options(queue: u8) -> QueueOptions {
     }
 }
 
-/// How the store is opened for the `n`-th time, and whether deletes are synced then. Segments are small, so that they
-/// roll, die and are rewritten all the time.
-pub fn options(n: u32) -> (StoreOptions, bool) {
-    let deletes_are_synced = n % 3 != 1;
-    let deletes = match deletes_are_synced {
+/// What is durable when the call returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Synced {
+    pub inserts: bool,
+    pub deletes: bool,
+}
+
+/// How the store is opened for the `n`-th time. Segments are small, so that they roll, die and are rewritten all the time.
+pub fn options(n: u32) -> (StoreOptions, Synced) {
+    let synced = Synced { inserts: n % 3 != 2, deletes: n.is_multiple_of(3) };
+    let durability = |is_synced, ms| match is_synced {
         true => Durability::Sync,
-        false => Durability::Interval(Duration::from_millis(50)),
+        false => Durability::Interval(Duration::from_millis(ms)),
     };
-    let segment_bytes = if n.is_multiple_of(2) { 64 << 10 } else { 128 << 10 };
-    let options = Store::options().delete_durability(deletes).segment_bytes(segment_bytes);
-    (options, deletes_are_synced)
+    let options = Store::options()
+        .durability(durability(synced.inserts, 20))
+        .delete_durability(durability(synced.deletes, 50))
+        .segment_bytes(if n.is_multiple_of(2) { 64 << 10 } else { 128 << 10 });
+    (options, synced)
 }
 
 /// The message of that name: its name, and filler that follows from it.

@@ -32,7 +32,7 @@ mod workload;
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use device::FileSystem;
+use device::{Disk, FileSystem, Flushes};
 use run::{Failed, Figures, STATES_OF_ONE};
 
 /// States on each file system, if nobody asks for more.
@@ -50,7 +50,8 @@ fn what_was_acknowledged_survives_lost_and_torn_writes(file_system: FileSystem) 
     let (began, mut figures) = (Instant::now(), Figures::default());
     for n in 0..states.div_ceil(STATES_OF_ONE) {
         let count = STATES_OF_ONE.min(states - n * STATES_OF_ONE);
-        match run::run(file_system, &run::plan(first + n as u64), count) {
+        let disk = Disk { file_system, flushes: Flushes::Kept };
+        match run::run(disk, &run::plan(first + n as u64), count) {
             Ok(more) => figures.add(&more),
             Err(Failed::NotHere(why)) => {
                 return eprintln!("no power cut was made on {}: {why}", file_system.name());
@@ -73,6 +74,18 @@ fn what_was_acknowledged_survives_lost_and_torn_writes_on_ext4() {
 #[ignore = "takes root, loop devices and FUSE"]
 fn what_was_acknowledged_survives_lost_and_torn_writes_on_xfs() {
     what_was_acknowledged_survives_lost_and_torn_writes(FileSystem::Xfs);
+}
+
+/// What proves that the tests above can fail.
+#[test]
+#[ignore = "takes root, loop devices and FUSE"]
+fn a_disk_that_ignores_flushes_is_noticed() {
+    let disk = Disk { file_system: FileSystem::Ext4, flushes: Flushes::Ignored };
+    match run::run(disk, &run::plan(1), STATES) {
+        Ok(figures) => panic!("a disk that ignores flushes has lost nothing: {figures}"),
+        Err(Failed::NotHere(why)) => eprintln!("no power cut was made: {why}"),
+        Err(Failed::Broken(why)) => println!("as it should be: {}", why.lines().next().unwrap()),
+    }
 }
 
 /// The process that is the disk. Does nothing unless a test started it.

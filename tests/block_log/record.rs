@@ -13,7 +13,7 @@ pub struct Moment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Opening,
-    /// The store is open. `count` is 1 if it syncs deletes.
+    /// The store is open. `count` is 1 if it syncs inserts, and 2 more if it syncs deletes.
     Opened,
     /// `count` messages are about to be inserted, from `key` on.
     Inserting,

@@ -8,7 +8,7 @@ use std::thread;
 
 use tempfile::TempDir;
 
-use crate::device::{FileSystem, LoggedDevice, Mounted};
+use crate::device::{Disk, FileSystem, Flushes, LoggedDevice, Mounted};
 use crate::history::{Counts, History};
 use crate::load::{self, AFTERWARDS, QUEUES, Random};
 use crate::log::Log;
@@ -107,11 +107,12 @@ pub fn scratch() -> TempDir {
 }
 
 /// Runs one workload, and checks `count` of the states that a power cut may leave of it.
-pub fn run(file_system: FileSystem, plan: &Plan, count: usize) -> Outcome<Figures> {
+pub fn run(disk: Disk, plan: &Plan, count: usize) -> Outcome<Figures> {
     let scene = scratch();
-    let recorded = Recorded::make(file_system, plan, scene.path())?;
+    let file_system = disk.file_system;
+    let recorded = Recorded::make(disk, plan, scene.path())?;
     let mut random = Random::new(plan.seed);
-    let cuts = states::choose(&recorded.log, 0, count, &mut random);
+    let cuts = states::choose(&recorded.log, count, &mut random);
     let threads = thread::available_parallelism().map_or(1, |n| n.get());
     let figures = Mutex::new(recorded.figures());
     let checked = thread::scope(|scope| {
@@ -156,11 +157,12 @@ impl Witness for Notes<'_> {
 }
 
 impl Recorded {
-    fn make(file_system: FileSystem, plan: &Plan, dir: &Path) -> Outcome<Recorded> {
+    fn make(disk: Disk, plan: &Plan, dir: &Path) -> Outcome<Recorded> {
+        let Disk { file_system, flushes } = disk;
         let image = dir.join("image");
         file_system.make(&image).map_err(Failed::NotHere)?;
         let before = fs::read(&image).unwrap();
-        let device = LoggedDevice::start(&image, dir).map_err(Failed::NotHere)?;
+        let device = LoggedDevice::start(&image, dir, flushes).map_err(Failed::NotHere)?;
         let mounted = Mounted::mount(device.path(), file_system, &dir.join("mounted"));
         let mounted = mounted.map_err(Failed::NotHere)?;
         let notes = Notes { device: &device, records: Mutex::default() };
@@ -240,7 +242,7 @@ impl Recovery {
     /// Recovers from the image that lies on the bench.
     fn make(bench: &Bench) -> Result<Recovery, String> {
         let before = fs::read(&bench.image).unwrap();
-        let device = LoggedDevice::start(&bench.image, &bench.dir)?;
+        let device = LoggedDevice::start(&bench.image, &bench.dir, Flushes::Kept)?;
         let mounted = Mounted::mount(device.path(), bench.file_system, &bench.dir.join("mounted"))?;
         let store = observe::open_after_power_cut(&mounted.dir().join("store"))?;
         let words = |error: millpond::Error| error.to_string();
@@ -266,7 +268,7 @@ impl Recovery {
         figures: &Mutex<Figures>,
     ) -> Result<(), String> {
         let mut image = Image::new(self.before.clone());
-        for cut in states::choose(&self.log, 0, AGAIN_CUTS, &mut Random::new(seed)) {
+        for cut in states::choose(&self.log, AGAIN_CUTS, &mut Random::new(seed)) {
             let fates = image.write_cut(&self.log, cut, &bench.image);
             let at = |why: String| format!("its recovery cut off, {cut:?}, {fates:?}: {why}");
             let observed = bench.observe().map_err(at)?;
@@ -299,5 +301,5 @@ impl Recovery {
 pub fn plan(seed: u64) -> Plan {
     // One thread alone meets every sync; several share them.
     let threads = if seed.is_multiple_of(4) { 1 } else { 4 };
-    Plan { seed, threads, opens: 3, operations: 600 / u32::from(threads) }
+    Plan { seed, threads, opens: 4, operations: 500 / u32::from(threads) }
 }

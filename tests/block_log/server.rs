@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::device;
+use crate::device::{self, Flushes};
 use crate::log::Writer;
 
 const ORDERS: &str = "MILLPOND_BLOCK_SERVER";
@@ -22,14 +22,14 @@ pub struct Orders {
     pub log: PathBuf,
     /// An empty file, in whose place the image is served.
     pub export: PathBuf,
-    /// For a proof that the checks can fail: flushes are confirmed and not written down.
-    pub lies: bool,
+    pub flushes: Flushes,
 }
 
 impl Orders {
     pub fn encode(&self) -> (&'static str, String) {
-        let Orders { image, log, export, lies } = self;
-        (ORDERS, format!("{}\n{}\n{}\n{lies}", image.display(), log.display(), export.display()))
+        let Orders { image, log, export, flushes } = self;
+        let kept = *flushes == Flushes::Kept;
+        (ORDERS, format!("{}\n{}\n{}\n{kept}", image.display(), log.display(), export.display()))
     }
 
     fn decode(text: &str) -> Option<Orders> {
@@ -38,7 +38,7 @@ impl Orders {
             image: lines.next()?.into(),
             log: lines.next()?.into(),
             export: lines.next()?.into(),
-            lies: lines.next()? == "true",
+            flushes: if lines.next()? == "true" { Flushes::Kept } else { Flushes::Ignored },
         })
     }
 }
@@ -94,14 +94,14 @@ struct Server {
     image: File,
     bytes: u64,
     log: Writer,
-    lies: bool,
+    flushes: Flushes,
 }
 
 impl Server {
     fn new(orders: &Orders) -> Server {
         let image = OpenOptions::new().read(true).write(true).open(&orders.image).unwrap();
         let bytes = image.metadata().unwrap().len();
-        Server { image, bytes, log: Writer::create(&orders.log), lies: orders.lies }
+        Server { image, bytes, log: Writer::create(&orders.log), flushes: orders.flushes }
     }
 
     fn serve(&mut self, fuse: &mut File) {
@@ -155,7 +155,7 @@ impl Server {
                 [u32_bytes(bytes.len() as u32), u32_bytes(0)].concat()
             }
             FSYNC => {
-                if !self.lies {
+                if self.flushes == Flushes::Kept {
                     self.log.flush();
                 }
                 Vec::new()

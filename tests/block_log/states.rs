@@ -18,23 +18,34 @@ pub struct Cut {
     pub seed: u64,
 }
 
-/// Chooses `count` cuts behind entry `from`, in the order of the log. Half of them fall right before a flush, where most
-/// is in doubt.
-pub fn choose(log: &Log, from: usize, count: usize, random: &mut Random) -> Vec<Cut> {
-    let entries = &log.entries;
+/// Chooses `count` cuts, in the order of the log. Each but a few leaves at least one write in doubt, and often the one
+/// among several places is taken where most is.
+pub fn choose(log: &Log, count: usize, random: &mut Random) -> Vec<Cut> {
     let mut cuts: Vec<Cut> = (0..count)
         .map(|_| {
-            let mut at = from + random.below((entries.len() - from) as u64 + 1) as usize;
-            if random.one_in(2) {
-                let flush = entries[at..].iter().position(|entry| entry.is_flush());
-                at += flush.unwrap_or(entries.len() - at);
-            }
-            let flushed = entries[..at].iter().rposition(|entry| entry.is_flush());
-            Cut { at, flushed: flushed.map_or(0, |flush| flush + 1), seed: random.next() }
+            let tries = 1 + random.below(6);
+            let cuts = (0..tries).map(|_| cut_somewhere(log, random)).collect::<Vec<Cut>>();
+            cuts.into_iter().max_by_key(|cut| cut.at - cut.flushed).expect("one try at least")
         })
         .collect();
     cuts.sort();
     cuts
+}
+
+fn cut_somewhere(log: &Log, random: &mut Random) -> Cut {
+    let entries = &log.entries;
+    let mut at = random.below(entries.len() as u64) as usize;
+    if random.one_in(2) {
+        // Right before the flush that would end the doubt.
+        let flush = entries[at..].iter().position(|entry| entry.is_flush());
+        at += flush.unwrap_or(entries.len() - at);
+    }
+    let flush = entries[..at].iter().rposition(|entry| entry.is_flush());
+    let flushed = flush.map_or(0, |flush| flush + 1);
+    if at == flushed && entries[at..].first().is_some_and(|entry| !entry.is_flush()) {
+        at += 1;
+    }
+    Cut { at, flushed, seed: random.next() }
 }
 
 /// What became of the writes that no flush had covered.
@@ -64,7 +75,8 @@ enum Luck {
     Percent(u64),
 }
 
-const LUCK: [Luck; 10] = [
+const LUCK: [Luck; 11] = [
+    Luck::None,
     Luck::None,
     Luck::All,
     Luck::AllButOne,

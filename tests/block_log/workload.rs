@@ -36,8 +36,9 @@ pub struct Plan {
 pub fn run(dir: &Path, plan: &Plan, witness: &dyn Witness) -> Result<()> {
     let backlog = AtomicI64::new(0);
     for n in 0..plan.opens {
-        let (options, deletes_are_synced) = load::options(n);
-        let main = |kind| Record { count: deletes_are_synced.into(), ..Record::new(MAIN, kind) };
+        let (options, synced) = load::options(n);
+        let count = u16::from(synced.inserts) + 2 * u16::from(synced.deletes);
+        let main = |kind| Record { count, ..Record::new(MAIN, kind) };
         witness.note(&[main(Kind::Opening)]);
         let store = options.open(dir)?;
         let queues = (0..).zip(QUEUES).map(|(n, name)| store.declare(name, load::queue_options(n)));
@@ -156,8 +157,8 @@ impl Worker<'_> {
     fn settle(&mut self, got: Record, delivery: Delivery) -> Result<()> {
         let choice = self.random.below(20);
         let kind = match choice {
-            0..14 => Kind::Deleting,
-            14..16 => Kind::Releasing,
+            0..12 => Kind::Deleting,
+            12..14 => Kind::Releasing,
             _ => Kind::Failing,
         };
         self.note(Record { kind, ..got });
