@@ -1,4 +1,4 @@
-//! Disks to mount: one that logs what it takes, and plain images. Everything is taken down when it is dropped.
+//! A disk that logs what it takes. It is taken down when it is dropped.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -7,13 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::log::{self, Log};
+use crate::mount::{FileSystem, run, unmount};
 use crate::server::Orders;
 
 /// How long the server of a logged device may take to begin.
 const START_MAX: Duration = Duration::from_secs(20);
-
-/// How long whoever still looks at a file system (somebody who lists all mounts, say) may hold up an unmount.
-const BUSY_MAX: Duration = Duration::from_secs(10);
 
 /// What a workload runs on.
 #[derive(Clone, Copy, Debug)]
@@ -28,87 +26,6 @@ pub enum Flushes {
     Kept,
     /// It confirms them and does nothing. No store survives that, so a check must notice.
     Ignored,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileSystem {
-    Ext4,
-    Xfs,
-}
-
-impl FileSystem {
-    pub fn name(self) -> &'static str {
-        match self {
-            FileSystem::Ext4 => "ext4",
-            FileSystem::Xfs => "xfs",
-        }
-    }
-
-    /// The smallest that it can be made with, or nearly.
-    fn bytes(self) -> u64 {
-        match self {
-            FileSystem::Ext4 => 48 << 20,
-            FileSystem::Xfs => 300 << 20,
-        }
-    }
-
-    /// Makes an empty one in a file. Blocks are of 4 KiB, as on larger disks.
-    pub fn make(self, image: &Path) -> Result<(), String> {
-        File::create(image).unwrap().set_len(self.bytes()).unwrap();
-        let arguments: &[&str] = match self {
-            FileSystem::Ext4 => &["-q", "-F", "-b", "4096"],
-            FileSystem::Xfs => &["-q", "-f"],
-        };
-        let program = format!("mkfs.{}", self.name());
-        run(Command::new(program).args(arguments).arg(image)).map(drop)
-    }
-}
-
-/// Runs a program. What it has printed.
-pub fn run(command: &mut Command) -> Result<String, String> {
-    let program = command.get_program().display().to_string();
-    let output = command.output().map_err(|error| format!("{program}: {error}"))?;
-    match output.status.success() {
-        true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
-        false => Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim())),
-    }
-}
-
-/// A mounted file system.
-pub struct Mounted {
-    dir: PathBuf,
-}
-
-impl Mounted {
-    /// Mounts an image, or a device, whose journal is replayed.
-    pub fn mount(what: &Path, file_system: FileSystem, dir: &Path) -> Result<Mounted, String> {
-        fs::create_dir_all(dir).unwrap();
-        // By hand, since a copy of the same XFS may be mounted beside it, and both have the same uuid.
-        let options = match file_system {
-            FileSystem::Ext4 => "loop",
-            FileSystem::Xfs => "loop,nouuid",
-        };
-        let options = if what.starts_with("/dev/loop") {
-            options.trim_start_matches("loop").trim_start_matches(',')
-        } else {
-            options
-        };
-        let options = if options.is_empty() { "rw" } else { options };
-        run(Command::new("mount")
-            .args(["-t", file_system.name(), "-o", options])
-            .args([what, dir]))?;
-        Ok(Mounted { dir: dir.to_owned() })
-    }
-
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        unmount(&self.dir);
-    }
 }
 
 /// A block device over an image, which logs every write and flush: a file that `server` serves, and a loop device over it.
@@ -196,15 +113,4 @@ fn wait_for_export(server: &mut Child, export: &Path) -> Result<(), String> {
         thread::sleep(Duration::from_millis(2));
     }
     Ok(())
-}
-
-/// Whoever still looks at it may hold it up for a moment.
-fn unmount(target: &Path) {
-    let until = Instant::now() + BUSY_MAX;
-    while let Err(why) = run(Command::new("umount").arg(target)) {
-        if Instant::now() > until || why.contains("not mounted") {
-            return eprintln!("{} cannot be unmounted: {why}", target.display());
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
 }

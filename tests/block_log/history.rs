@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::load::{self, DEAD, LOOSE, Synced};
+use crate::load::{self, AFTERWARDS, DEAD, LOOSE, Synced};
 use crate::observe::{Observed, Seen};
 use crate::record::{Kind, Moment, Record};
 
@@ -184,7 +184,7 @@ impl History {
             return Err("no cursor was found".to_owned());
         }
         let mut seen = HashMap::new();
-        for (queue, found) in (0..).zip(&observed.queues) {
+        for (queue, found) in (0..AFTERWARDS).zip(&observed.queues) {
             for found in found {
                 self.check_identity(queue, found)?;
                 if let Some((other, _)) = seen.insert(found.key, (queue, found)) {
@@ -193,7 +193,7 @@ impl History {
             }
         }
         let floor = self.settle(&seen, position)?;
-        for (queue, found) in (0..).zip(&observed.queues) {
+        for (queue, found) in (0..AFTERWARDS).zip(&observed.queues) {
             self.check_order(queue, found, position, &floor)?;
         }
         self.check_new_id(observed.first_new, position)

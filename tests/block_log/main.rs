@@ -14,8 +14,9 @@
 //! It takes root, loop devices, FUSE in the kernel, e2fsprogs and xfsprogs. Where one of them is missing, that is said, and
 //! nothing is shown.
 //!
-//! The parts: `device` mounts, `server` is the disk that logs, `log` what it writes down, `states` cuts that off, `workload` does what `load`
-//! and `record` describe, `history` is the model of what may be there, `observe` looks what is, `run` puts them together.
+//! The parts: `mount` makes and mounts file systems, `device` and `server` are the disk that logs, `log` what it writes
+//! down, `states` cuts that off; `workload` does what `load` and `record` describe, `history` is the model of what may be
+//! there, `observe` looks what is, and `run` puts them together.
 
 #![cfg(target_os = "linux")]
 
@@ -23,6 +24,7 @@ mod device;
 mod history;
 mod load;
 mod log;
+mod mount;
 mod observe;
 mod record;
 mod run;
@@ -32,7 +34,8 @@ mod workload;
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use device::{Disk, FileSystem, Flushes};
+use device::{Disk, Flushes};
+use mount::FileSystem;
 use run::{Failed, Figures, STATES_OF_ONE};
 
 /// States on each file system, if nobody asks for more.

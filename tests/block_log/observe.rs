@@ -41,9 +41,23 @@ impl Observed {
         let seen = queues.flat_map(|(n, queue)| queue.iter().map(move |seen| (n, seen)));
         seen.map(|(n, seen)| (n, seen.key, seen.origin, seen.attempt)).collect()
     }
+
+    /// Of the messages 0, 1, ... below `begun` that were inserted one after the other after a crash, those are there that
+    /// returned with the ids `told`, and maybe more.
+    pub fn check_afterwards(&self, told: &[u64], begun: u64) -> Check {
+        let found = &self.queues[AFTERWARDS as usize];
+        let in_order = found.iter().map(|seen| seen.key).eq(0..found.len() as u64);
+        let same = told.iter().zip(found).all(|(told, seen)| *told == seen.id);
+        let lost = found.len() < told.len() || found.len() as u64 > begun;
+        let again = told.last().is_some_and(|last| self.first_new <= *last);
+        match in_order && same && !lost && !again {
+            true => Ok(()),
+            false => Err(format!("{told:?} were inserted after the crash: {self:#?}")),
+        }
+    }
 }
 
-type Check<T> = Result<T, String>;
+type Check<T = ()> = Result<T, String>;
 
 fn words<T>(result: millpond::Result<T>, what: &str) -> Check<T> {
     result.map_err(|error| format!("{what}: {error}"))

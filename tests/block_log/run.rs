@@ -8,10 +8,11 @@ use std::thread;
 
 use tempfile::TempDir;
 
-use crate::device::{Disk, FileSystem, Flushes, LoggedDevice, Mounted};
+use crate::device::{Disk, Flushes, LoggedDevice};
 use crate::history::{Counts, History};
 use crate::load::{self, AFTERWARDS, QUEUES, Random};
 use crate::log::Log;
+use crate::mount::{FileSystem, Mounted};
 use crate::observe::{self, Observed};
 use crate::record::{Moment, Record, Witness};
 use crate::states::{self, Cut, Fates, Image};
@@ -234,7 +235,7 @@ impl Bench {
 struct Recovery {
     before: Vec<u8>,
     log: Log,
-    /// Where the device was when each of the inserts had returned, and the id that it gave.
+    /// The ids of what was inserted, and where the device was when each of the inserts had returned.
     inserted: Vec<(u64, u64)>,
 }
 
@@ -250,7 +251,7 @@ impl Recovery {
         let mut inserted = Vec::new();
         for key in 0..INSERTED_AFTERWARDS {
             let id = queue.insert(load::payload(key)).map_err(words)?.as_u64();
-            inserted.push((device.position(), id));
+            inserted.push((id, device.position()));
         }
         drop(queue);
         store.close().map_err(words)?;
@@ -275,25 +276,14 @@ impl Recovery {
             if observed.lasting() != first.lasting() {
                 return Err(at(format!("found {observed:#?}, and at first {first:#?}")));
             }
-            self.check_inserted(&observed, cut.at as u64).map_err(at)?;
+            let returned = |(_, at): &&(u64, u64)| *at <= cut.at as u64;
+            let told: Vec<u64> = self.inserted.iter().filter(returned).map(|(id, _)| *id).collect();
+            observed.check_afterwards(&told, INSERTED_AFTERWARDS).map_err(at)?;
             let mut figures = figures.lock().unwrap();
             figures.count(fates, &observed);
             figures.in_recovery += 1;
         }
         Ok(())
-    }
-
-    fn check_inserted(&self, observed: &Observed, position: u64) -> Result<(), String> {
-        let found = &observed.queues[AFTERWARDS as usize];
-        let told = self.inserted.iter().filter(|(returned, _)| *returned <= position);
-        let told: Vec<u64> = told.map(|(_, id)| *id).collect();
-        let in_order = found.iter().map(|seen| seen.key).eq(0..found.len() as u64);
-        let lost = found.len() < told.len() || found.len() > self.inserted.len();
-        let again = told.last().is_some_and(|last| observed.first_new <= *last);
-        match in_order && !lost && !again {
-            true => Ok(()),
-            false => Err(format!("{told:?} were inserted after the recovery: {observed:#?}")),
-        }
     }
 }
 
@@ -301,5 +291,5 @@ impl Recovery {
 pub fn plan(seed: u64) -> Plan {
     // One thread alone meets every sync; several share them.
     let threads = if seed.is_multiple_of(4) { 1 } else { 4 };
-    Plan { seed, threads, opens: 4, operations: 500 / u32::from(threads) }
+    Plan { seed, threads, first_open: 0, opens: 4, operations: 500 / u32::from(threads) }
 }

@@ -11,8 +11,9 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::device::{self, Flushes};
+use crate::device::Flushes;
 use crate::log::Writer;
+use crate::mount;
 
 const ORDERS: &str = "MILLPOND_BLOCK_SERVER";
 
@@ -48,7 +49,7 @@ pub fn run_if_started() {
     let orders = Orders::decode(&text).expect("orders that this binary has written");
     let mut fuse = OpenOptions::new().read(true).write(true).open("/dev/fuse").unwrap();
     // The file is handed over as the standard input of the program that mounts; the root is a regular file.
-    let mounted = device::run(
+    let mounted = mount::run(
         Command::new("mount")
             .args(["-i", "-t", "fuse", "-o", "fd=0,rootmode=100000,user_id=0,group_id=0"])
             .args(["millpond-block-log".as_ref(), orders.export.as_os_str()])

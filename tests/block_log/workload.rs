@@ -26,7 +26,8 @@ const MAIN: u8 = 0;
 pub struct Plan {
     pub seed: u64,
     pub threads: u8,
-    /// How often the store is opened.
+    /// With which options it is opened first.
+    pub first_open: u32,
     pub opens: u32,
     /// How much each thread does before a close.
     pub operations: u32,
@@ -35,7 +36,7 @@ pub struct Plan {
 /// Does the whole plan to a store in `dir`.
 pub fn run(dir: &Path, plan: &Plan, witness: &dyn Witness) -> Result<()> {
     let backlog = AtomicI64::new(0);
-    for n in 0..plan.opens {
+    for n in plan.first_open..plan.first_open + plan.opens {
         let (options, synced) = load::options(n);
         let count = u16::from(synced.inserts) + 2 * u16::from(synced.deletes);
         let main = |kind| Record { count, ..Record::new(MAIN, kind) };
