@@ -23,17 +23,9 @@ impl FileSystem {
         }
     }
 
-    /// The smallest that it can be made with, or nearly.
-    fn bytes(self) -> u64 {
-        match self {
-            FileSystem::Ext4 => 48 << 20,
-            FileSystem::Xfs => 300 << 20,
-        }
-    }
-
     /// Makes an empty one in a file. Blocks are of 4 KiB, as on larger disks.
-    pub fn make(self, image: &Path) -> Result<(), String> {
-        File::create(image).unwrap().set_len(self.bytes()).unwrap();
+    pub fn make(self, image: &Path, bytes: u64) -> Result<(), String> {
+        File::create(image).unwrap().set_len(bytes).unwrap();
         let arguments: &[&str] = match self {
             FileSystem::Ext4 => &["-q", "-F", "-b", "4096"],
             FileSystem::Xfs => &["-q", "-f"],

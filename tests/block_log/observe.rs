@@ -34,14 +34,6 @@ impl Observed {
         self.queues.iter().map(Vec::len).sum()
     }
 
-    /// What must be the same after another crash, if only the queue for that was touched in between: not the ids of
-    /// messages that move to the dead letter queue only now.
-    pub fn lasting(&self) -> Vec<(u8, u64, u64, u32)> {
-        let queues = (0..AFTERWARDS).zip(&self.queues);
-        let seen = queues.flat_map(|(n, queue)| queue.iter().map(move |seen| (n, seen)));
-        seen.map(|(n, seen)| (n, seen.key, seen.origin, seen.attempt)).collect()
-    }
-
     /// Of the messages 0, 1, ... below `begun` that were inserted one after the other after a crash, those are there that
     /// returned with the ids `told`, and maybe more.
     pub fn check_afterwards(&self, told: &[u64], begun: u64) -> Check {

@@ -2,6 +2,7 @@
 //! anything, in pieces as small as a sector.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -100,6 +101,10 @@ pub struct Image {
 
 const PIECE: usize = 64 << 10;
 
+/// The superblock of ext4 has two sectors and one checksum: torn, it makes the file system one that cannot be mounted, by
+/// no fault of who has stored anything in it. So it is written as one.
+const SUPERBLOCK: Range<usize> = 1024..2048;
+
 impl Image {
     pub fn new(bytes: Vec<u8>) -> Image {
         let used = bytes.chunks(PIECE).map(|piece| piece.iter().any(|byte| *byte != 0)).collect();
@@ -141,10 +146,16 @@ impl Image {
                 Luck::Percent(percent) => random.below(100) < percent,
             };
             let torn = tears && entry.to.len() > sector && random.one_in(3);
-            let data = log.data(entry);
+            let pieces = if torn { sector } else { entry.to.len() };
+            let superblock = random.one_in(2);
             let (mut start, mut written) = (entry.to.start, false);
-            for piece in data.chunks(if torn { sector } else { data.len().max(1) }) {
-                if if torn { random.one_in(2) } else { kept } {
+            for piece in log.data(entry).chunks(pieces) {
+                let lucky = match torn {
+                    true if SUPERBLOCK.contains(&start) => superblock,
+                    true => random.one_in(2),
+                    false => kept,
+                };
+                if lucky {
                     file.write_all_at(piece, start as u64).unwrap();
                     written = true;
                 }
