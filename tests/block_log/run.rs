@@ -201,7 +201,7 @@ impl Recorded {
         cuts: &[Cut],
         figures: &Mutex<Figures>,
     ) -> Result<(), String> {
-        let mut image = Image::new(self.before.clone());
+        let mut image = Image::new(self.before.clone(), bench.file_system);
         for cut in cuts {
             let fates = image.write_cut(&self.log, *cut, &bench.image);
             let at = |why: String| format!("{cut:?}, {fates:?}: {why}");
@@ -276,7 +276,7 @@ impl Recovery {
         seed: u64,
         figures: &Mutex<Figures>,
     ) -> Result<(), String> {
-        let mut image = Image::new(self.before.clone());
+        let mut image = Image::new(self.before.clone(), bench.file_system);
         for cut in states::choose(&self.log, AGAIN_CUTS, &mut Random::new(seed)) {
             let fates = image.write_cut(&self.log, cut, &bench.image);
             let at = |why: String| format!("its recovery cut off, {cut:?}, {fates:?}: {why}");

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use crate::load::Random;
 use crate::log::{Log, SECTOR};
+use crate::mount::FileSystem;
 
 /// Where the power fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,6 +98,8 @@ pub struct Image {
     used: Vec<bool>,
     /// How many entries were applied.
     applied: usize,
+    /// How much of a torn write is whole, in bytes: one of these each time.
+    sectors: &'static [usize],
 }
 
 const PIECE: usize = 64 << 10;
@@ -106,9 +109,14 @@ const PIECE: usize = 64 << 10;
 const SUPERBLOCK: Range<usize> = 1024..2048;
 
 impl Image {
-    pub fn new(bytes: Vec<u8>) -> Image {
+    pub fn new(bytes: Vec<u8>, file_system: FileSystem) -> Image {
+        let sectors: &[usize] = match file_system {
+            FileSystem::Ext4 => &[SECTOR, 4096],
+            // It takes a block of metadata for replayed whose first sector is, and then cannot be mounted.
+            FileSystem::Xfs => &[4096],
+        };
         let used = bytes.chunks(PIECE).map(|piece| piece.iter().any(|byte| *byte != 0)).collect();
-        Image { bytes, used, applied: 0 }
+        Image { bytes, used, applied: 0, sectors }
     }
 
     /// Goes on along the log, up to entry `to`, nothing lost.
@@ -133,8 +141,7 @@ impl Image {
         let mut random = Random::new(cut.seed);
         let luck = LUCK[random.below(LUCK.len() as u64) as usize];
         let tears = random.one_in(2);
-        // Sectors of this size are written whole.
-        let sector = if random.one_in(2) { SECTOR } else { 8 * SECTOR };
+        let sector = self.sectors[random.below(self.sectors.len() as u64) as usize];
         let chosen = random.below((cut.at - cut.flushed).max(1) as u64) as usize;
         let mut fates = Fates::default();
         for (n, entry) in log.entries[cut.flushed..cut.at].iter().enumerate() {

@@ -39,6 +39,8 @@ for found in /dev/vport*; do port=$found; done
 exec 3<>$port
 echo {READY} >&3
 read kind boot task seed <&3
+# One process at a time may have the port open.
+exec 3>&-
 echo $boot >/boot_id
 $b mount --bind /boot_id /proc/sys/kernel/random/boot_id
 $b mount -t $kind /dev/vda {MOUNTED} || echo panicked: cannot mount

@@ -21,6 +21,16 @@ const SAVE_MAX: Duration = Duration::from_secs(60);
 /// How long it may take from a restored state to the first note.
 const RESUME_MAX: Duration = Duration::from_secs(30);
 
+/// However little it has said by then, it is ended.
+const LIFE_MAX: Duration = Duration::from_secs(10);
+
+/// When a machine is ended: so long after it has said so much.
+#[derive(Clone, Copy, Debug)]
+pub struct When {
+    pub bytes: usize,
+    pub then: Duration,
+}
+
 pub struct Machine {
     dir: PathBuf,
     kernel: PathBuf,
@@ -76,8 +86,8 @@ impl Machine {
         }
     }
 
-    /// Starts it from its saved state with another disk, and ends it `life` after its first word. What it has said.
-    pub fn cut(&self, disk: &Path, orders: &str, life: Duration) -> Result<Vec<u8>, String> {
+    /// Starts it from its saved state with another disk, and ends it. What it has said.
+    pub fn cut(&self, disk: &Path, orders: &str, when: When) -> Result<Vec<u8>, String> {
         let state = format!("file:{}", self.file("state").display());
         let mut running = self.start(disk, &["-incoming", &state])?;
         writeln!(running.port, "{orders}").map_err(|error| error.to_string())?;
@@ -88,10 +98,11 @@ impl Machine {
                 return Err(format!("{orders}: the machine says nothing: {}", self.console()));
             }
         }
-        let until = Instant::now() + life;
-        while Instant::now() < until {
+        let until = Instant::now() + LIFE_MAX;
+        while said.len() < when.bytes && Instant::now() < until {
             running.hear(&mut said)?;
         }
+        thread::sleep(when.then);
         running.qemu.kill().unwrap();
         let _ = running.qemu.wait();
         // What it had said before is still under way.

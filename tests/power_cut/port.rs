@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use crate::record::{Kind, Moment, Record, Witness};
 
-const RECORD_BYTES: usize = 40;
+pub const RECORD_BYTES: usize = 40;
 
 const KINDS: [Kind; 15] = [
     Kind::Opening,

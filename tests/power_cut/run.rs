@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::guest::Task;
 use crate::history::{Counts, History};
 use crate::load::Random;
-use crate::machine::Machine;
+use crate::machine::{Machine, When};
 use crate::mount::{FileSystem, Mounted};
 use crate::observe;
 use crate::port;
@@ -53,6 +53,12 @@ impl fmt::Display for Figures {
     }
 }
 
+/// After up to `most` notes, and a moment more.
+fn when(random: &mut Random, most: u64) -> When {
+    let bytes = random.below(most) as usize * port::RECORD_BYTES;
+    When { bytes, then: Duration::from_micros(random.below(20_000)) }
+}
+
 pub struct Scene {
     dir: TempDir,
     disk: PathBuf,
@@ -84,8 +90,8 @@ impl Scene {
             format!("{} {boot} {} {seed}", file_system.name(), task.name())
         };
         let (work, recover) = (orders(Task::Work), orders(Task::Recover));
-        let life = Duration::from_millis(20 + random.below(1480));
-        let notes = port::decode(&self.machine.cut(&self.disk, &work, life)?);
+        let notes = self.machine.cut(&self.disk, &work, when(&mut random, 1200))?;
+        let notes = port::decode(&notes);
         let history = History::new(&notes)?;
         figures.cuts += 1;
         let opened = notes.iter().any(|record| record.kind == Kind::Opened);
@@ -93,8 +99,7 @@ impl Scene {
         figures.acknowledged.add(&history.counts);
         let mut afterwards = Vec::new();
         if random.one_in(RECOVERY_ONE_IN) {
-            let life = Duration::from_millis(random.below(200));
-            let said = self.machine.cut(&self.disk, &recover, life)?;
+            let said = self.machine.cut(&self.disk, &recover, when(&mut random, 60))?;
             afterwards = port::decode(&said);
             figures.cuts += 1;
             figures.in_recovery += 1;
