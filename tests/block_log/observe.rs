@@ -27,6 +27,8 @@ pub struct Observed {
     /// No cursor was found.
     pub full_walk: bool,
     pub redelivered: u64,
+    /// There was a segment that compaction had written.
+    pub rewritten: bool,
 }
 
 impl Observed {
@@ -57,9 +59,11 @@ fn words<T>(result: millpond::Result<T>, what: &str) -> Check<T> {
 
 /// Takes all messages out of the store in `dir`, uses it, closes and reopens it, and verifies every byte of it.
 pub fn observe(dir: &Path) -> Check<Observed> {
+    let rewritten = has_rewritten_segment(dir);
     let store = open_after_power_cut(dir)?;
     let recovery = store.recovery();
     let mut observed = Observed {
+        rewritten,
         full_walk: recovery.full_walk,
         redelivered: recovery.redelivered,
         ..Observed::default()
@@ -74,6 +78,16 @@ pub fn observe(dir: &Path) -> Check<Observed> {
         true => Ok(observed),
         false => Err(format!("after the recovery: {report:?}")),
     }
+}
+
+/// Whether the header of any segment says that it takes the place of others.
+fn has_rewritten_segment(dir: &Path) -> bool {
+    let files = fs::read_dir(dir).into_iter().flatten().flatten();
+    let segments = files.filter(|file| file.path().extension().is_some_and(|end| end == "seg"));
+    segments.filter_map(|file| fs::read(file.path()).ok()).any(|bytes| {
+        let (number, lowest) = (bytes.get(32..40), bytes.get(40..48));
+        number != lowest
+    })
 }
 
 /// Opens the store as another boot does.

@@ -43,11 +43,14 @@ pub struct Figures {
     pub redelivered: u64,
     /// States in which nothing had been lost or torn behind the last flush.
     pub untouched: u64,
+    /// States with a segment that compaction had written.
+    pub rewritten: u64,
     pub acknowledged: Counts,
 }
 
 impl Figures {
     fn count(&mut self, fates: Fates, observed: &Observed) {
+        self.rewritten += u64::from(observed.rewritten);
         self.states += 1;
         self.fates.add(fates);
         self.untouched += u64::from(fates.lost + fates.torn == 0);
@@ -65,6 +68,7 @@ impl Figures {
         self.messages += other.messages;
         self.redelivered += other.redelivered;
         self.untouched += other.untouched;
+        self.rewritten += other.rewritten;
         self.acknowledged.add(&other.acknowledged);
     }
 }
@@ -76,7 +80,8 @@ impl fmt::Display for Figures {
         write!(
             f,
             "{} states ({} of them in a recovery), in {} of which no write was lost; unflushed writes: {kept} \
-             kept, {lost} lost, {torn} torn; {} messages checked, {} of them delivered again; {} workloads: \
+             kept, {lost} lost, {torn} torn; {} messages checked, {} of them delivered again; {} \
+             states with rewritten segments; {} workloads: \
              {} writes and flushes ({} flushes), {inserts} inserts, {deliveries} deliveries, {deletes} \
              deletes, {dead_letters} dead letters, {opens} opens",
             self.states,
@@ -84,6 +89,7 @@ impl fmt::Display for Figures {
             self.untouched,
             self.messages,
             self.redelivered,
+            self.rewritten,
             self.workloads,
             self.entries,
             self.flushes,

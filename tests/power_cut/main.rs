@@ -1,8 +1,8 @@
 //! The power of a virtual machine fails while a store in it is at work.
 //!
 //! The machine has a disk with ext4 or XFS, on which the workload of `tests/block_log` runs; each of its notes leaves the
-//! machine by a port, before the call that it announces, and after the call that it confirms. After up to
-//! 1200 of them the machine is killed. Its disk is mounted here, the store in it opened, and held against what had been acknowledged. In
+//! machine by a port, before the call that it announces, and after the call that it confirms. After up to 1200 of them the
+//! machine is killed. Its disk is mounted here, the store in it opened, and held against what had been acknowledged. In
 //! one of three rounds the machine is first started once more with the same disk, recovers, inserts, and is killed again.
 //!
 //! ```text

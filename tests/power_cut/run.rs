@@ -30,6 +30,8 @@ pub struct Figures {
     pub before_the_open: u64,
     pub messages: u64,
     pub redelivered: u64,
+    /// Disks with a segment that compaction had written.
+    pub rewritten: u64,
     /// Inserts that had returned after a recovery.
     pub inserted_afterwards: u64,
     pub acknowledged: Counts,
@@ -42,13 +44,15 @@ impl fmt::Display for Figures {
             f,
             "{} power cuts ({} in or after a recovery, {} before the store was open): {inserts} \
              acknowledged inserts and {} after a recovery, {deliveries} deliveries, {deletes} deletes, \
-             {dead_letters} dead letters, {opens} opens; {} messages checked, {} of them delivered again",
+             {dead_letters} dead letters, {opens} opens; {} messages checked, {} of them delivered again; {} disks with \
+             rewritten segments",
             self.cuts,
             self.in_recovery,
             self.before_the_open,
             self.inserted_afterwards,
             self.messages,
             self.redelivered,
+            self.rewritten,
         )
     }
 }
@@ -123,6 +127,7 @@ impl Scene {
         figures.inserted_afterwards += told.len() as u64;
         figures.messages += observed.messages() as u64;
         figures.redelivered += observed.redelivered;
+        figures.rewritten += u64::from(observed.rewritten);
         Ok(())
     }
 }
