@@ -152,6 +152,7 @@ fn bytes(file_system: FileSystem) -> u64 {
 
 /// A workload that has ended, with all that its device took.
 struct Recorded {
+    flushes: Flushes,
     before: Vec<u8>,
     log: Log,
     history: History,
@@ -188,7 +189,7 @@ impl Recorded {
         let log = device.finish();
         let history = History::new(&records).map_err(Failed::Broken)?;
         fs::remove_file(image).unwrap();
-        Ok(Recorded { before, log, history })
+        Ok(Recorded { flushes, before, log, history })
     }
 
     fn figures(&self) -> Figures {
@@ -209,18 +210,38 @@ impl Recorded {
     ) -> Result<(), String> {
         let mut image = Image::new(self.before.clone(), bench.file_system);
         for cut in cuts {
-            let fates = image.write_cut(&self.log, *cut, &bench.image);
-            let at = |why: String| format!("{cut:?}, {fates:?}: {why}");
-            let observed = bench.observe().map_err(at)?;
-            self.history.check(&observed, cut.at as u64).map_err(at)?;
-            figures.lock().unwrap().count(fates, &observed);
-            if Random::new(!cut.seed).one_in(AGAIN_ONE_IN) {
-                image.write_cut(&self.log, *cut, &bench.image);
-                let recovery = Recovery::make(bench).map_err(at)?;
-                recovery.check_all(bench, &observed, cut.seed, figures).map_err(at)?;
-            }
+            self.check(bench, *cut, &mut image, figures)
+                .map_err(|why| format!("{cut:?}: {why}{}", self.keep(*cut, &mut image)))?;
         }
         Ok(())
+    }
+
+    fn check(
+        &self,
+        bench: &Bench,
+        cut: Cut,
+        image: &mut Image,
+        figures: &Mutex<Figures>,
+    ) -> Result<(), String> {
+        let fates = image.write_cut(&self.log, cut, &bench.image);
+        let observed = bench.observe()?;
+        self.history.check(&observed, cut.at as u64)?;
+        figures.lock().unwrap().count(fates, &observed);
+        if Random::new(!cut.seed).one_in(AGAIN_ONE_IN) {
+            image.write_cut(&self.log, cut, &bench.image);
+            Recovery::make(bench)?.check_all(bench, &observed, cut.seed, figures)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the disk of a state that broke a promise. Where, in words.
+    fn keep(&self, cut: Cut, image: &mut Image) -> String {
+        if self.flushes == Flushes::Ignored {
+            return String::new();
+        }
+        let path = std::env::temp_dir().join(format!("millpond-block-log-{:x}.image", cut.seed));
+        let fates = image.write_cut(&self.log, cut, &path);
+        format!("\nof what was not flushed: {fates:?}; the disk is kept: {}", path.display())
     }
 }
 

@@ -133,45 +133,74 @@ impl Image {
     /// Writes the disk as the cut leaves it to a file.
     pub fn write_cut(&mut self, log: &Log, cut: Cut, path: &Path) -> Fates {
         self.advance(log, cut.flushed);
+        let file = self.write_out(path);
+        let mut chance = Chance::new(cut, self.sectors);
+        let mut fates = Fates::default();
+        for (n, entry) in log.entries[cut.flushed..cut.at].iter().enumerate() {
+            fates.add(chance.write(&file, n, entry.to.start, log.data(entry)));
+        }
+        fates
+    }
+
+    fn write_out(&self, path: &Path) -> File {
         let file = File::create(path).unwrap();
         file.set_len(self.bytes.len() as u64).unwrap();
         for (n, piece) in self.bytes.chunks(PIECE).enumerate().filter(|(n, _)| self.used[*n]) {
             file.write_all_at(piece, (n * PIECE) as u64).unwrap();
         }
+        file
+    }
+}
+
+/// What decides about the writes that no flush has covered.
+struct Chance {
+    random: Random,
+    luck: Luck,
+    /// The one that `luck` is about, if it is about one.
+    chosen: usize,
+    /// Whether any are torn, and into what, in bytes.
+    tears: bool,
+    sector: usize,
+}
+
+impl Chance {
+    fn new(cut: Cut, sectors: &[usize]) -> Chance {
         let mut random = Random::new(cut.seed);
-        let luck = LUCK[random.below(LUCK.len() as u64) as usize];
-        let tears = random.one_in(2);
-        let sector = self.sectors[random.below(self.sectors.len() as u64) as usize];
-        let chosen = random.below((cut.at - cut.flushed).max(1) as u64) as usize;
-        let mut fates = Fates::default();
-        for (n, entry) in log.entries[cut.flushed..cut.at].iter().enumerate() {
-            let kept = match luck {
-                Luck::None => false,
-                Luck::All => true,
-                Luck::AllButOne => n != chosen,
-                Luck::OnlyOne => n == chosen,
-                Luck::Percent(percent) => random.below(100) < percent,
-            };
-            let torn = tears && entry.to.len() > sector && random.one_in(3);
-            let pieces = if torn { sector } else { entry.to.len() };
-            let superblock = random.one_in(2);
-            let (mut start, mut written) = (entry.to.start, false);
-            for piece in log.data(entry).chunks(pieces) {
-                let lucky = match torn {
-                    true if SUPERBLOCK.contains(&start) => superblock,
-                    true => random.one_in(2),
-                    false => kept,
-                };
-                if lucky {
-                    file.write_all_at(piece, start as u64).unwrap();
-                    written = true;
-                }
-                start += piece.len();
-            }
-            fates.torn += u64::from(torn);
-            fates.kept += u64::from(!torn && written);
-            fates.lost += u64::from(!torn && !written);
+        let mut any = |count: usize| random.below(count as u64) as usize;
+        let luck = LUCK[any(LUCK.len())];
+        let (tears, sector) = (any(2) == 0, sectors[any(sectors.len())]);
+        let chosen = any((cut.at - cut.flushed).max(1));
+        Chance { random, luck, chosen, tears, sector }
+    }
+
+    /// Writes `bytes` to `at`, or not, or a part of them.
+    fn write(&mut self, file: &File, n: usize, at: usize, bytes: &[u8]) -> Fates {
+        let torn = self.tears && bytes.len() > self.sector && self.random.one_in(3);
+        if torn {
+            self.tear(file, at, bytes);
+            return Fates { torn: 1, ..Fates::default() };
         }
-        fates
+        let kept = match self.luck {
+            Luck::None => false,
+            Luck::All => true,
+            Luck::AllButOne => n != self.chosen,
+            Luck::OnlyOne => n == self.chosen,
+            Luck::Percent(percent) => self.random.below(100) < percent,
+        };
+        if kept {
+            file.write_all_at(bytes, at as u64).unwrap();
+        }
+        Fates { kept: kept.into(), lost: (!kept).into(), torn: 0 }
+    }
+
+    fn tear(&mut self, file: &File, at: usize, bytes: &[u8]) {
+        let superblock = self.random.one_in(2);
+        for (n, piece) in bytes.chunks(self.sector).enumerate() {
+            let start = at + n * self.sector;
+            let whole = SUPERBLOCK.contains(&start);
+            if if whole { superblock } else { self.random.one_in(2) } {
+                file.write_all_at(piece, start as u64).unwrap();
+            }
+        }
     }
 }
