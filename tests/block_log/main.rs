@@ -24,6 +24,7 @@ mod device;
 mod history;
 mod load;
 mod log;
+mod model_test;
 mod mount;
 mod observe;
 mod record;
