@@ -108,7 +108,7 @@ fn wait_for_export(server: &mut Child, export: &Path) -> Result<(), String> {
         let ended = server.try_wait().unwrap();
         if ended.is_some() || Instant::now() > until {
             let _ = server.kill();
-            return Err(format!("no file is served by FUSE: {ended:?}"));
+            return Err("no file can be served by FUSE, which takes root and /dev/fuse".to_owned());
         }
         thread::sleep(Duration::from_millis(2));
     }

@@ -47,16 +47,26 @@ impl Orders {
 pub fn run_if_started() {
     let Ok(text) = std::env::var(ORDERS) else { return };
     let orders = Orders::decode(&text).expect("orders that this binary has written");
-    let mut fuse = OpenOptions::new().read(true).write(true).open("/dev/fuse").unwrap();
-    // The file is handed over as the standard input of the program that mounts; the root is a regular file.
-    let mounted = mount::run(
+    match mount_export(&orders) {
+        Ok(mut fuse) => Server::new(&orders).serve(&mut fuse),
+        // Whoever has started this sees that nothing is served, and says so.
+        Err(_) => std::process::exit(1),
+    }
+}
+
+/// Mounts a file system that is one file. Its requests come out of the file that is returned.
+fn mount_export(orders: &Orders) -> Result<File, String> {
+    let fuse = OpenOptions::new().read(true).write(true).open("/dev/fuse");
+    let fuse = fuse.map_err(|error| error.to_string())?;
+    // It is handed over as the standard input of the program that mounts; the root is a regular file.
+    let stdin = fuse.try_clone().map_err(|error| error.to_string())?;
+    mount::run(
         Command::new("mount")
             .args(["-i", "-t", "fuse", "-o", "fd=0,rootmode=100000,user_id=0,group_id=0"])
             .args(["millpond-block-log".as_ref(), orders.export.as_os_str()])
-            .stdin(fuse.try_clone().unwrap()),
-    );
-    mounted.unwrap();
-    Server::new(&orders).serve(&mut fuse);
+            .stdin(stdin),
+    )?;
+    Ok(fuse)
 }
 
 const GETATTR: u32 = 3;
