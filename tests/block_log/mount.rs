@@ -80,7 +80,10 @@ impl Drop for Mounted {
 pub fn unmount(target: &Path) {
     let until = Instant::now() + BUSY_MAX;
     while let Err(why) = run(Command::new("umount").arg(target)) {
-        if Instant::now() > until || why.contains("not mounted") {
+        if why.contains("not mounted") {
+            return;
+        }
+        if Instant::now() > until {
             return eprintln!("{} cannot be unmounted: {why}", target.display());
         }
         thread::sleep(Duration::from_millis(5));

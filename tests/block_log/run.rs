@@ -19,7 +19,7 @@ use crate::states::{self, Cut, Fates, Image};
 use crate::workload::{self, Plan};
 
 /// Of so many states the recovery is logged too, and cut off in its turn.
-const AGAIN_ONE_IN: u64 = 40;
+const AGAIN_EVERY: usize = 25;
 
 /// How often each of those is cut off.
 const AGAIN_CUTS: usize = 6;
@@ -209,8 +209,9 @@ impl Recorded {
         figures: &Mutex<Figures>,
     ) -> Result<(), String> {
         let mut image = Image::new(self.before.clone(), bench.file_system);
-        for cut in cuts {
-            self.check(bench, *cut, &mut image, figures)
+        for (n, cut) in cuts.iter().enumerate() {
+            let again = n % AGAIN_EVERY == AGAIN_EVERY / 2;
+            self.check(bench, *cut, again, &mut image, figures)
                 .map_err(|why| format!("{cut:?}: {why}{}", self.keep(*cut, &mut image)))?;
         }
         Ok(())
@@ -220,6 +221,7 @@ impl Recorded {
         &self,
         bench: &Bench,
         cut: Cut,
+        again: bool,
         image: &mut Image,
         figures: &Mutex<Figures>,
     ) -> Result<(), String> {
@@ -227,7 +229,7 @@ impl Recorded {
         let observed = bench.observe()?;
         self.history.check(&observed, cut.at as u64)?;
         figures.lock().unwrap().count(fates, &observed);
-        if Random::new(!cut.seed).one_in(AGAIN_ONE_IN) {
+        if again {
             image.write_cut(&self.log, cut, &bench.image);
             Recovery::make(bench)?.check_all(bench, &observed, cut.seed, figures)?;
         }
