@@ -62,13 +62,13 @@ impl TimeSource {
 /// The monotonic clock of the machine, for how long a call has waited: that passes in real time, whatever clock decides
 /// about messages.
 #[expect(clippy::disallowed_methods, reason = "the home of the clocks")]
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) fn real_now() -> Instant {
     Instant::now()
 }
 
 /// It stands still: no model waits for time to go by.
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 #[expect(clippy::disallowed_methods, reason = "the home of the clocks")]
 pub(crate) fn real_now() -> Instant {
     static NOW: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();

@@ -36,7 +36,7 @@ impl<T> Lock<T> {
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     word: AtomicU32,
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     futex: Futex,
 }
 
@@ -53,41 +53,41 @@ impl Gate {
     /// Waits until somebody is let through who took their ticket no later, or for no reason. Returns at once if that
     /// has happened since the ticket was taken.
     pub fn wait(&self, ticket: Ticket) {
-        #[cfg(not(loom))]
+        #[cfg(not(any(loom, shuttle)))]
         atomic_wait::wait(&self.word, ticket.0);
-        #[cfg(loom)]
+        #[cfg(any(loom, shuttle))]
         self.futex.wait(|| self.word.load(Ordering::SeqCst) == ticket.0);
     }
 
     /// Whoever has a ticket may go.
     pub fn open(&self) {
         self.word.fetch_add(1, Ordering::SeqCst);
-        #[cfg(not(loom))]
+        #[cfg(not(any(loom, shuttle)))]
         atomic_wait::wake_all(&self.word);
-        #[cfg(loom)]
+        #[cfg(any(loom, shuttle))]
         self.futex.wake(Condvar::notify_all);
     }
 
     /// At least one of those who have a ticket may go.
     pub fn let_one(&self) {
         self.word.fetch_add(1, Ordering::SeqCst);
-        #[cfg(not(loom))]
+        #[cfg(not(any(loom, shuttle)))]
         atomic_wait::wake_one(&self.word);
-        #[cfg(loom)]
+        #[cfg(any(loom, shuttle))]
         self.futex.wake(Condvar::notify_one);
     }
 }
 
 /// What the kernel does for a futex, for checkers of interleavings: the word is changed outside of the lock of its queue,
 /// and compared again under it before a sleep.
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 #[derive(Debug, Default)]
 struct Futex {
     queue: Mutex<()>,
     sleepers: Condvar,
 }
 
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 impl Futex {
     fn wait(&self, is_unchanged: impl FnOnce() -> bool) {
         let queue = self.queue.lock().expect("nobody panics here");

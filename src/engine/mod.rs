@@ -20,6 +20,9 @@ mod recover;
 mod repair;
 mod replay;
 mod salvage;
+#[cfg(test)]
+#[cfg(shuttle)]
+mod schedules;
 mod scratch;
 mod settle;
 mod state;
