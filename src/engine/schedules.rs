@@ -12,6 +12,8 @@
 
 mod bursts;
 mod closing;
+mod cutting;
+mod full;
 mod reading;
 mod syncing;
 mod waiting;
@@ -35,8 +37,11 @@ const SEGMENT_BYTES: u64 = 64 << 10;
 /// Four messages of this size fill a segment.
 const LARGE: usize = 15_000;
 
-/// Preemptions of PCT, one more than the bugs of that depth need.
+/// How many changes of who goes first a bug may need that PCT is to find, and one more.
 const PCT_DEPTHS: [usize; 2] = [2, 3];
+
+/// A schedule has some hundred steps to some thousand. One that is still not done waits for something that nobody does.
+const STEPS_MAX: usize = 200_000;
 
 fn from_env(name: &str, default: u64) -> u64 {
     let value = std::env::var(name).ok();
@@ -44,8 +49,13 @@ fn from_env(name: &str, default: u64) -> u64 {
 }
 
 /// Runs `model` under `MILLPOND_SCHEDULES` schedules: half of them in bursts, half by PCT. The same ones each time, but for
-/// another `MILLPOND_SCHEDULES_SEED`.
+/// another `MILLPOND_SCHEDULES_SEED`. With `MILLPOND_SCHEDULE`, under that one, as a failing test has printed it.
 fn explore(model: impl Fn() + Send + Sync + 'static) {
+    if let Ok(schedule) = std::env::var("MILLPOND_SCHEDULE") {
+        let scheduler = shuttle::scheduler::ReplayScheduler::new_from_encoded(&schedule);
+        shuttle::Runner::new(scheduler, config()).run(model);
+        return;
+    }
     let count = from_env("MILLPOND_SCHEDULES", 1_000) as usize;
     let seed = from_env("MILLPOND_SCHEDULES_SEED", 1);
     let model = Arc::new(model);
@@ -74,6 +84,7 @@ fn alone<T: Send + 'static>(work: impl Fn() -> T + Send + Sync + 'static) -> T {
 fn config() -> shuttle::Config {
     let mut config = shuttle::Config::new();
     config.stack_size = 256 << 10;
+    config.max_steps = shuttle::MaxSteps::FailAfter(STEPS_MAX);
     // All of the store's atomics are taken for sequentially consistent here; relaxed ones are hints.
     config.silence_warnings = true;
     config

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
+use shuttle::scheduler::{DataSource, RandomDataSource, Schedule, Scheduler, Task, TaskId};
 
 use crate::random::Entropy;
 
@@ -11,6 +11,8 @@ const LENGTHS: [u64; 6] = [2, 4, 8, 20, 60, 200];
 
 pub(super) struct Bursts {
     random: Entropy,
+    /// What a test asks for, so that its schedule can be repeated.
+    data: RandomDataSource,
     left: usize,
     length: u64,
 }
@@ -18,7 +20,8 @@ pub(super) struct Bursts {
 impl Bursts {
     pub fn new(seed: u64, executions: usize) -> Bursts {
         let random = Entropy::Sequence(Arc::new(seed.into()));
-        Bursts { random, left: executions, length: 1 }
+        let data = RandomDataSource::initialize(seed);
+        Bursts { random, data, left: executions, length: 1 }
     }
 
     fn below(&self, limit: u64) -> u64 {
@@ -30,7 +33,7 @@ impl Scheduler for Bursts {
     fn new_execution(&mut self) -> Option<Schedule> {
         self.left = self.left.checked_sub(1)?;
         self.length = LENGTHS[self.below(LENGTHS.len() as u64) as usize];
-        Some(Schedule::new(0))
+        Some(Schedule::new(self.data.reinitialize()))
     }
 
     fn next_task(
@@ -54,6 +57,6 @@ impl Scheduler for Bursts {
     }
 
     fn next_u64(&mut self) -> u64 {
-        self.below(u64::MAX)
+        self.data.next_u64()
     }
 }

@@ -6,14 +6,19 @@ use crate::storage::sim::{Fault, FaultKind};
 use crate::sync::thread::{self, JoinHandle};
 
 /// `threads` threads insert `each` messages one after the other, and look after each whether it is durable.
-fn insert(disk: &Disk, queue: &Queue, threads: usize, each: usize) -> Vec<JoinHandle<()>> {
+fn insert(
+    (disk, queue): (&Disk, &Queue),
+    threads: usize,
+    each: usize,
+    bytes: usize,
+) -> Vec<JoinHandle<()>> {
     (0..threads)
         .map(|thread| {
             let (disk, queue) = (disk.clone(), queue.clone());
             thread::spawn(move || {
                 for n in 0..each {
                     let name = format!("{thread}.{n}");
-                    queue.insert(payload(&name, 100)).unwrap();
+                    queue.insert(payload(&name, bytes)).unwrap();
                     assert!(survives_a_power_cut(&disk, &name), "{name} was acknowledged");
                 }
             })
@@ -21,16 +26,26 @@ fn insert(disk: &Disk, queue: &Queue, threads: usize, each: usize) -> Vec<JoinHa
         .collect()
 }
 
-#[test]
-fn what_is_acknowledged_is_durable() {
-    explore(|| {
+fn acknowledged_is_durable(threads: usize, each: usize, bytes: usize) {
+    explore(move || {
         let disk = yielding(Disk::new());
         let store = open(&disk, settings(Durability::Sync));
         let queue = queue(&store, "q");
-        let threads = insert(&disk, &queue, 4, 2);
+        let threads = insert((&disk, &queue), threads, each, bytes);
         threads.into_iter().for_each(|thread| thread.join().unwrap());
         store.close().unwrap();
     });
+}
+
+#[test]
+fn what_is_acknowledged_is_durable() {
+    acknowledged_is_durable(4, 2, 100);
+}
+
+/// A sync has to cover what was written to the segments before the active one, and to the one that it becomes.
+#[test]
+fn what_is_acknowledged_is_durable_while_the_log_rolls() {
+    acknowledged_is_durable(3, 3, LARGE);
 }
 
 #[test]
@@ -39,7 +54,7 @@ fn what_is_delivered_is_durable() {
         let disk = yielding(Disk::new());
         let store = open(&disk, settings(Durability::Sync));
         let queue = queue(&store, "q");
-        let threads = insert(&disk, &queue, 2, 2);
+        let threads = insert((&disk, &queue), 2, 2, 100);
         for _ in 0..4 {
             let delivery = queue.get().unwrap();
             let name = name_of(delivery.payload());

@@ -103,11 +103,12 @@ fn a_sync_wakes_the_consumer_of_a_dead_letter() {
             let jobs = jobs.clone();
             thread::spawn(move || jobs.get().unwrap().bury("broken").unwrap())
         };
+        let other = jobs.clone();
         let syncing = thread::spawn(move || jobs.insert("y").unwrap());
         burying.join().unwrap();
         syncing.join().unwrap();
-        // The insert may have been synced before the move was made.
-        store.sync().unwrap();
+        // The other insert may have been synced before the move was made.
+        other.insert("z").unwrap();
         mourning.join().unwrap();
         store.close().unwrap();
     });
