@@ -3,6 +3,9 @@
 //! `--cfg loom` is for models of single protocols, which visit every interleaving of a few threads, `--cfg shuttle` for the
 //! whole store under schedules that a seed picks. `docs/testing.md` has the commands.
 
+#[cfg(shuttle)]
+mod timed;
+
 #[cfg(loom)]
 pub(crate) use loom::{
     sync::{Condvar, Mutex, MutexGuard, atomic},
@@ -10,7 +13,7 @@ pub(crate) use loom::{
 };
 #[cfg(shuttle)]
 pub(crate) use shuttle::{
-    sync::{Condvar, Mutex, MutexGuard, atomic},
+    sync::{Mutex, MutexGuard, atomic},
     thread,
 };
 #[cfg(not(any(loom, shuttle)))]
@@ -18,3 +21,7 @@ pub(crate) use std::{
     sync::{Condvar, Mutex, MutexGuard, atomic},
     thread,
 };
+#[cfg(shuttle)]
+pub(crate) use timed::Condvar;
+#[cfg(all(test, shuttle))]
+pub(crate) use timed::time_goes_by;

@@ -1,10 +1,11 @@
 //! The whole store, its background threads included, on the simulated disk, under schedules that a seed picks.
 //!
-//! shuttle runs one thread at a time and chooses at every lock, signal and atomic who goes on; the disk gives it a choice
-//! at every sync too. It calls a state in which everybody waits a deadlock, so a lost wakeup fails every test here, and
-//! so does a wrong lock order.
+//! shuttle runs one thread at a time and chooses at every lock, signal and atomic who goes on, and where a test wants it
+//! behind every operation of the disk. It calls a state in which everybody waits a deadlock, so a lost wakeup fails every
+//! test here, and so does a wrong lock order.
 //!
-//! A wait with a limit never ends by itself here, and the clock stands still: whoever is to be woken must be woken.
+//! The clock stands still, and a wait with a limit does not end by itself, until a test lets time go by: whoever is to be
+//! woken must be woken.
 //!
 //! What a schedule must get by to be found here is a preemption at one place, with a long run of another thread there.
 //! A scheduler that tosses a coin at each step does not do that (within a hundred steps each thread has done about as
@@ -16,6 +17,7 @@ mod cutting;
 mod full;
 mod reading;
 mod syncing;
+mod timing;
 mod waiting;
 
 use std::collections::BTreeMap;
@@ -83,7 +85,8 @@ fn alone<T: Send + 'static>(work: impl Fn() -> T + Send + Sync + 'static) -> T {
 
 fn config() -> shuttle::Config {
     let mut config = shuttle::Config::new();
-    config.stack_size = 256 << 10;
+    // In words.
+    config.stack_size = 64 << 10;
     config.max_steps = shuttle::MaxSteps::FailAfter(STEPS_MAX);
     // All of the store's atomics are taken for sequentially consistent here; relaxed ones are hints.
     config.silence_warnings = true;
@@ -95,7 +98,11 @@ fn settings(durability: Durability) -> Settings {
 }
 
 fn open(disk: &Disk, settings: Settings) -> Store {
-    let time = TimeSource::Manual(Clock::new());
+    open_with(disk, settings, &Clock::new())
+}
+
+fn open_with(disk: &Disk, settings: Settings, clock: &Clock) -> Store {
+    let time = TimeSource::Manual(clock.clone());
     let entropy = Entropy::Sequence(Arc::default());
     Store::start(Arc::new(disk.clone()), settings, time, entropy).unwrap()
 }
