@@ -14,6 +14,9 @@ mod dead_letter;
 mod insert;
 mod lane;
 mod maintenance;
+#[cfg(test)]
+#[cfg(loom)]
+mod models;
 mod open;
 mod read;
 mod recover;

@@ -1,15 +1,16 @@
 //! The whole store, its background threads included, on the simulated disk, under schedules that a seed picks.
 //!
-//! shuttle runs one thread at a time and chooses at every lock, signal and atomic who goes on, and where a test wants it
-//! behind every operation of the disk. It calls a state in which everybody waits a deadlock, so a lost wakeup fails every
-//! test here, and so does a wrong lock order.
+//! shuttle runs one thread at a time and chooses at every lock, signal and atomic who goes on, and where a test wants
+//! it behind every operation of the disk. It calls a state in which everybody waits a deadlock, so a lost wakeup
+//! fails every test here, and so does a wrong lock order.
 //!
-//! The clock stands still, and a wait with a limit does not end by itself, until a test lets time go by: whoever is to be
-//! woken must be woken.
+//! The clock stands still, and a wait with a limit does not end by itself, until a test lets time go by: whoever is
+//! to be woken must be woken.
 //!
-//! What a schedule must get by to be found here is a preemption at one place, with a long run of another thread there.
-//! A scheduler that tosses a coin at each step does not do that (within a hundred steps each thread has done about as
-//! much as the others), so there are two that let a thread run: PCT, which preempts at a few places, and [`Bursts`].
+//! What a schedule must get by to be found here is a preemption at one place, with a long run of another thread
+//! there. A scheduler that tosses a coin at each step does not do that (within a hundred steps each thread has done
+//! about as much as the others), so there are two that let a thread run: PCT, which preempts at a few places, and
+//! [`Bursts`].
 
 mod bursts;
 mod closing;
@@ -42,7 +43,8 @@ const LARGE: usize = 15_000;
 /// How many changes of who goes first a bug may need that PCT is to find, and one more.
 const PCT_DEPTHS: [usize; 2] = [2, 3];
 
-/// A schedule has some hundred steps to some thousand. One that is still not done waits for something that nobody does.
+/// A schedule has some hundred steps to some thousand. One that is still not done waits for something that nobody
+/// does.
 const STEPS_MAX: usize = 200_000;
 
 fn from_env(name: &str, default: u64) -> u64 {
@@ -50,8 +52,9 @@ fn from_env(name: &str, default: u64) -> u64 {
     value.map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
-/// Runs `model` under `MILLPOND_SCHEDULES` schedules: half of them in bursts, half by PCT. The same ones each time, but for
-/// another `MILLPOND_SCHEDULES_SEED`. With `MILLPOND_SCHEDULE`, under that one, as a failing test has printed it.
+/// Runs `model` under `MILLPOND_SCHEDULES` schedules: half of them in bursts, half by PCT. The same ones each time,
+/// but for another `MILLPOND_SCHEDULES_SEED`. With `MILLPOND_SCHEDULE`, under that one, as a failing test has printed
+/// it.
 fn explore(model: impl Fn() + Send + Sync + 'static) {
     if let Ok(schedule) = std::env::var("MILLPOND_SCHEDULE") {
         let scheduler = shuttle::scheduler::ReplayScheduler::new_from_encoded(&schedule);

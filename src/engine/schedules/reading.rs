@@ -33,8 +33,8 @@ fn names(threads: usize, each: usize) -> impl Iterator<Item = String> {
     (0..threads).flat_map(move |thread| (0..each).map(move |n| format!("{thread}.{n}")))
 }
 
-/// Producers and consumers that wait, while segments roll, cursors are written and segments are dropped: each message is
-/// delivered once, and the close ends everybody.
+/// Producers and consumers that wait, while segments roll, cursors are written and segments are dropped: each message
+/// is delivered once, and the close ends everybody.
 fn roll_and_drop(durability: Durability) {
     let disk = Disk::new();
     let store = open(&disk, settings(durability));
@@ -79,8 +79,8 @@ fn synced_messages_come_once_while_segments_roll_and_are_dropped() {
 const IN_SEGMENT: usize = 8;
 const SEGMENTS: usize = 4;
 
-/// A closed store in which little is left of each segment, so that compaction has something to do: the names of what is
-/// left in queue `q`, and the disk. The one message of queue `other` comes last.
+/// A closed store in which little is left of each segment, so that compaction has something to do: the names of what
+/// is left in queue `q`, and the disk. The one message of queue `other` comes last.
 fn sparse() -> &'static (Vec<String>, Disk) {
     static SPARSE: OnceLock<(Vec<String>, Disk)> = OnceLock::new();
     SPARSE.get_or_init(|| {
@@ -110,8 +110,8 @@ fn sparse() -> &'static (Vec<String>, Disk) {
     })
 }
 
-/// Opens a copy of the sparse store and lets work be done in it, until compaction has given the old segments back. Each
-/// message is delivered once in the end, by that work or to whoever opens the store next.
+/// Opens a copy of the sparse store and lets work be done in it, until compaction has given the old segments back.
+/// Each message is delivered once in the end, by that work or to whoever opens the store next.
 fn beside_compaction(
     work: impl Fn(&Store, &Queue, &Tally) -> Vec<JoinHandle<()>> + Send + Sync + 'static,
 ) {
@@ -190,8 +190,8 @@ fn deletes_hold_while_their_segments_are_rewritten() {
     });
 }
 
-/// Nobody holds a message that is only looked at: somebody else may delete it meanwhile, and its segment may go. The same
-/// is true of a segment that the consumer of another queue looks through.
+/// Nobody holds a message that is only looked at: somebody else may delete it meanwhile, and its segment may go. The
+/// same is true of a segment that the consumer of another queue looks through.
 #[test]
 fn a_look_beside_a_purge_sees_a_whole_message_or_none() {
     beside_compaction(|store, queue, tally| {
