@@ -167,6 +167,8 @@ mod tests {
                 prop_assert_eq!(map.remove(removed), plain.remove(&removed));
                 prop_assert!(!map.contains(removed));
                 prop_assert!(map.line.len() <= 2 * plain.len() + GAPS_KEPT + 1);
+                let gaps = map.line.iter().filter(|(_, value)| value.is_none()).count();
+                prop_assert_eq!(map.gaps, gaps);
             }
             let all: Vec<_> = plain.iter().map(|(&id, n)| (id, n)).collect();
             prop_assert!(map.range(..).eq(all.iter().copied()));
@@ -174,9 +176,30 @@ mod tests {
             let behind = (std::ops::Bound::Excluded(from), std::ops::Bound::Unbounded);
             prop_assert!(map.range(behind).eq(plain.range(behind).map(|(&id, n)| (id, n))));
             for id in 0..=highest + 1 {
+                prop_assert_eq!(map.contains(id), plain.contains_key(&id));
                 prop_assert_eq!(map.get(id), plain.get(&id));
                 prop_assert_eq!(map.get_mut(id), plain.get_mut(&id));
             }
         }
+    }
+
+    /// How many gaps there are in a line of `length`, once so many behind its first one were removed.
+    fn gaps_after(length: u64, removed: u64) -> usize {
+        let mut map: ById<()> = ById::default();
+        (0..length).for_each(|id| assert!(map.insert(id, ()).is_none()));
+        (1..=removed).for_each(|id| assert!(map.remove(id).is_some()));
+        assert_eq!(map.line.len(), length as usize - removed as usize + map.gaps);
+        map.gaps
+    }
+
+    #[test]
+    fn gaps_are_closed_once_they_are_many_and_more_than_half_of_the_line() {
+        let kept = GAPS_KEPT as u64;
+        // Few, though more than half.
+        assert_eq!(gaps_after(kept + 7, kept), GAPS_KEPT);
+        assert_eq!(gaps_after(kept + 7, kept + 1), 0);
+        // Many, but no more than half.
+        assert_eq!(gaps_after(4 * kept + 1, 2 * kept), 2 * GAPS_KEPT);
+        assert_eq!(gaps_after(4 * kept + 1, 2 * kept + 1), 0);
     }
 }

@@ -47,3 +47,16 @@ impl Entry {
         Entry { place: Place::InFlight, token, deadline, ..Entry::given_back(priority, attempts) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buried_message_keeps_its_reason_if_there_is_one() {
+        let entry = Entry::buried(3, 2, "broken");
+        assert_eq!((entry.place, entry.priority, entry.attempts), (Place::Buried, 3, 2));
+        assert_eq!(entry.reason.as_deref(), Some("broken"));
+        assert_eq!(Entry::buried(3, 2, "").reason, None);
+    }
+}

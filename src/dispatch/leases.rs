@@ -141,4 +141,41 @@ mod tests {
             }
         }
     }
+
+    fn secs(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    /// How many leftovers there are in a line of `length`, once so many leases behind its first one were settled.
+    fn leftovers_after(length: u64, settled: u64) -> usize {
+        let base = Instant::now();
+        let mut leases = Leases::default();
+        (0..length).for_each(|id| leases.insert(base + secs(id), id));
+        for id in 1..=settled {
+            leases.remove(base + secs(id), id, |(_, other)| other == 0 || other > id);
+        }
+        assert_eq!(leases.line.len(), length as usize - settled as usize + leases.leftovers);
+        leases.leftovers
+    }
+
+    #[test]
+    fn leftovers_are_removed_once_they_are_many_and_more_than_half_of_the_line() {
+        let kept = LEFTOVERS_KEPT as u64;
+        // Few, though more than half.
+        assert_eq!(leftovers_after(kept + 7, kept), LEFTOVERS_KEPT);
+        assert_eq!(leftovers_after(kept + 7, kept + 1), 0);
+        // Many, but no more than half.
+        assert_eq!(leftovers_after(4 * kept + 1, 2 * kept), 2 * LEFTOVERS_KEPT);
+        assert_eq!(leftovers_after(4 * kept + 1, 2 * kept + 1), 0);
+    }
+
+    #[test]
+    fn a_lease_beside_the_line_leaves_nothing_over() {
+        let base = Instant::now();
+        let mut leases = Leases::default();
+        leases.insert(base + secs(20), 1);
+        leases.insert(base + secs(10), 2);
+        leases.remove(base + secs(10), 2, |_| true);
+        assert_eq!((leases.leftovers, leases.beside.len(), leases.line.len()), (0, 0, 1));
+    }
 }

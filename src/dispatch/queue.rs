@@ -276,6 +276,7 @@ mod tests {
         assert_eq!(q.sleep_for(base, 499), Some(Duration::from_millis(1)));
         q.advance(base, 500);
         assert_eq!(q.next_ready(None), Some((0, 3)));
+        assert_eq!((q.delayed(), q.next_due_ms()), (1, Some(700)));
         q.advance(base, 700);
         assert_eq!((q.delayed(), q.ready.len()), (0, 2));
     }
@@ -287,10 +288,29 @@ mod tests {
         q.put(1, Entry::in_flight(0, 1, 5, Some(at(base, 1))));
         q.put(2, Entry::delayed(0, 1, 9));
         q.put(3, Entry::buried(0, 2, "broken"));
+        assert_eq!((q.in_flight(), q.delayed(), q.buried()), (1, 1, 1));
+        assert_eq!(q.get(3), Some(&Entry::buried(0, 2, "broken")));
         for id in 1..=3 {
+            assert!(q.contains(id));
             assert!(q.remove(id).is_some());
+            assert!(!q.contains(id));
         }
         assert_eq!((q.in_flight(), q.delayed(), q.buried(), q.ready.len()), (0, 0, 0, 0));
         assert_eq!((q.next_deadline(), q.next_due_ms()), (None, None));
+    }
+
+    #[test]
+    fn a_lease_that_was_extended_or_settled_no_longer_counts() {
+        let base = Instant::now();
+        let mut q = QueueState::default();
+        for id in 1..=4 {
+            q.put(id, Entry::in_flight(0, 1, 10 + id, Some(at(base, 10 * id))));
+        }
+        q.extend(2, 12, Some(at(base, 60))).unwrap();
+        q.remove(3);
+        q.remove(1);
+        assert_eq!(q.next_deadline(), Some(at(base, 40)));
+        q.remove(4);
+        assert_eq!(q.next_deadline(), Some(at(base, 60)));
     }
 }

@@ -406,6 +406,42 @@ mod tests {
     }
 
     #[test]
+    fn versions_and_flags_that_no_writer_makes_are_bad_even_with_the_right_checksum() {
+        // Version 0; an unknown flag of the file; a flag and a length of the end section.
+        for (at, byte) in [(8, 0), (12, 2), (HEADER_BYTES + 2, 1), (HEADER_BYTES + 4, 4)] {
+            let mut file = encode(&header(), &[]);
+            file[at] = byte;
+            file.splice(
+                HEADER_BYTES + SECTION_HEADER_BYTES..HEADER_BYTES + SECTION_HEADER_BYTES,
+                [0; 4],
+            );
+            file.truncate(file.len() - if byte == 4 { 0 } else { 4 });
+            let found = decode(&with_checksum(file));
+            assert!(matches!(found, CursorFound::Bad { .. }), "byte {at} = {byte}: {found:?}");
+        }
+    }
+
+    /// A file with one section of this content.
+    fn with_section(tag: u16, data: &[u8]) -> Vec<u8> {
+        let mut file = encode(&header(), &[]);
+        let mut section = Vec::new();
+        put_u16(&mut section, tag);
+        put_u16(&mut section, 0);
+        put_u32(&mut section, data.len() as u32);
+        section.extend_from_slice(data);
+        file.splice(HEADER_BYTES..HEADER_BYTES, section);
+        with_checksum(file)
+    }
+
+    #[test]
+    fn what_is_malformed_in_a_section_is_found_in_its_place() {
+        // One entry more than its four bytes hold: noticed at the count, behind the queue's number.
+        let file = with_section(TAG_ENTRIES, &[1, 1, 5, 1]);
+        let offset = HEADER_BYTES + SECTION_HEADER_BYTES + 1;
+        assert_eq!(decode(&file), CursorFound::Bad { reason: "count beyond the end", offset });
+    }
+
+    #[test]
     fn nothing_may_stand_behind_the_end_section() {
         let mut file = encode(&header(), &[]);
         file.extend_from_slice(&[0; 4]);

@@ -229,12 +229,12 @@ fn copy_envelope(bytes: &[u8]) -> Option<([u8; ENVELOPE_BYTES_MARKED], usize)> {
 
 fn envelope_fields(envelope: &[u8; ENVELOPE_BYTES_MARKED]) -> Envelope {
     let flags = envelope[5];
-    let mark = u64::from(u32_at(envelope, 20)) | u64::from(u32_at(envelope, 24)) << 32;
+    let mark = Position::new(u32_at(envelope, 24), u32_at(envelope, 20));
     Envelope {
         length: u32_at(envelope, 0),
         kind: envelope[4],
         continued: flags & FLAG_CONTINUED != 0,
-        mark: (flags & FLAG_MARK != 0).then_some(Position::from_u64(mark)),
+        mark: (flags & FLAG_MARK != 0).then_some(mark),
         info: u16::from_le_bytes([envelope[6], envelope[7]]),
         arg: u32_at(envelope, 16),
         body_checksum: u32_at(envelope, 8),
@@ -285,6 +285,7 @@ mod tests {
             let frame = Frame { envelope, body: &body, offset };
             prop_assert_eq!(read(&file, offset, &seed), Found::Frame(frame));
             prop_assert_eq!(read_header(&file, offset, &seed), HeaderOnly::Frame(envelope));
+            prop_assert_eq!(read_verified_header(&file, offset), Some(envelope));
             prop_assert_eq!(frame.next_offset() as usize, file.len());
             prop_assert_eq!(&file[frame.body_offset() as usize..][..body.len()], &body[..]);
             prop_assert_eq!(read(&file, frame.next_offset(), &seed), Found::End);
@@ -382,6 +383,19 @@ mod tests {
         let file = envelope.encode(&seed, 0).as_bytes().to_vec();
         assert_eq!(read(&file, 0, &seed), Found::BadBody(envelope));
         assert_eq!(envelope.total_bytes(), u64::from(u32::MAX) + 21 + 4);
+    }
+
+    #[test]
+    fn a_long_frame_far_into_its_file_is_read() {
+        let seed = Seed::new(42);
+        let body = vec![7; 8192];
+        let envelope = sample(&body, None);
+        let offset = 1 << 20;
+        let file = file(&envelope, &body, offset, &seed);
+        assert_eq!(
+            read(&file, offset, &seed),
+            Found::Frame(Frame { envelope, body: &body, offset })
+        );
     }
 
     #[test]

@@ -261,4 +261,34 @@ mod tests {
             assert_eq!(decode(&copy, &copy), HeaderFound::Bad, "byte {at} = {byte}");
         }
     }
+
+    #[test]
+    fn a_rewritten_segment_covers_all_that_it_takes_the_place_of() {
+        let whole = sample();
+        assert!(!whole.is_rewritten() && whole.covers(7) && !whole.covers(6) && !whole.covers(8));
+        assert_eq!(whole.place(), 7);
+        let rewritten = Header { number: 9, replaces_first: 4, replaces_last: 6, ..sample() };
+        assert!(rewritten.is_rewritten());
+        assert!((4..=6).all(|number| rewritten.covers(number)));
+        assert!(!rewritten.covers(3) && !rewritten.covers(7) && !rewritten.covers(9));
+        assert_eq!(rewritten.place(), 6);
+    }
+
+    #[test]
+    fn both_copies_are_read_where_they_lie() {
+        let header = sample();
+        let mut start = vec![0; FRAMES_START as usize];
+        for at in HEADER_COPIES_AT {
+            start[at..at + HEADER_BYTES].copy_from_slice(&header.encode());
+        }
+        let found = |damaged_copy| HeaderFound::Header { header: header.clone(), damaged_copy };
+        assert_eq!(decode_start(&start), found(false));
+        for at in HEADER_COPIES_AT {
+            let mut damaged = start.clone();
+            damaged[at + HEADER_BYTES - 1] ^= 1;
+            assert_eq!(decode_start(&damaged), found(true));
+        }
+        // The end of the file has cut off the second one.
+        assert_eq!(decode_start(&start[..HEADER_BYTES]), found(true));
+    }
 }

@@ -55,5 +55,6 @@ mod tests {
         assert_eq!(Position::from_u64(position.as_u64()), position);
         assert!(position < Position::new(8, 0));
         assert_eq!(position.to_string(), "7:4294967295");
+        assert_eq!(format!("{position:?}"), "7:4294967295");
     }
 }

@@ -189,4 +189,12 @@ mod tests {
         assert_eq!(decode(&[2, 0, 1, 0, 1]).unwrap_err().what, "empty run or gap");
         assert_eq!(decode(&[3, 0, 1, 1, 1]).unwrap_err().what, "count beyond the end");
     }
+
+    #[test]
+    fn runs_are_equal_when_they_are_of_the_same_ids() {
+        let runs_of = |bytes| Runs::decode(&mut Reader::new(bytes)).unwrap();
+        let (a, b) = ([1, 5, 2], [1, 5, 3]);
+        assert_eq!(runs_of(&a), runs_of(&a));
+        assert_ne!(runs_of(&a), runs_of(&b));
+    }
 }

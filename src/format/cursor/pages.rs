@@ -240,6 +240,33 @@ mod tests {
     }
 
     #[test]
+    fn a_form_has_as_many_ids_as_it_names() {
+        assert_eq!(PageForm::Full.count(), PAGE_IDS);
+        assert_eq!(PageForm::Runs(vec![(0, 5), (7, 2)]).count(), 7);
+        let mut words = Box::new([0; PAGE_WORDS]);
+        words[3] = 0b1011;
+        assert_eq!(PageForm::Bitmap(words).count(), 3);
+    }
+
+    #[test]
+    fn all_ids_from_the_first_on_are_a_full_page_and_no_others() {
+        let mut bitmap = [0; PAGE_WORDS];
+        bitmap[0] = 0b111;
+        assert_eq!(PageForm::smallest(&bitmap), Some(PageForm::Runs(vec![(0, 3)])));
+    }
+
+    #[test]
+    fn an_empty_run_or_gap_is_malformed() {
+        // Form, number of runs, then gap and length of each. Only the first gap may be empty.
+        assert_eq!(decode(&[FORM_RUNS, 1, 0, 1]), Ok(PageForm::Runs(vec![(0, 1)])));
+        for bytes in [&[FORM_RUNS, 1, 5, 0][..], &[FORM_RUNS, 1, 0, 0], &[FORM_RUNS, 2, 0, 1, 0, 1]]
+        {
+            assert_eq!(decode(bytes).unwrap_err().what, "empty run or gap", "{bytes:?}");
+        }
+        assert_eq!(decode(&[FORM_RUNS, 0]).unwrap_err().what, "no runs");
+    }
+
+    #[test]
     fn a_run_beyond_the_page_is_malformed() {
         let whole = PageForm::Runs(vec![(0, PAGE_IDS as u16)]);
         assert_eq!(decode(&encoded(&whole)), Ok(whole));

@@ -250,6 +250,8 @@ fn an_insert_with_unknown_flags_is_malformed() {
         let flagged = decode_insert(info | 1 << bit, &body);
         assert_eq!(flagged.unwrap_err().what, "unknown field flag");
     }
+    let all_but_the_priority = decode_insert(0xFFF0, &body);
+    assert_eq!(all_but_the_priority.unwrap_err().what, "unknown field flag");
 }
 
 #[test]
@@ -283,4 +285,24 @@ fn a_set_with_an_unknown_place_is_malformed() {
         body[1] = place;
         assert_eq!(malformed(decode(SET, &body)), "unknown place");
     }
+}
+
+#[test]
+fn messages_are_equal_when_they_go_to_the_same_queues() {
+    let targets = [1, 2, 3].map(|queue| Target { queue, priority: 0 });
+    assert_eq!(Targets::Many(&targets[..1]), Targets::One(targets[0]));
+    assert_ne!(Targets::Many(&targets[..2]), Targets::Many(&targets[1..]));
+    assert_ne!(Targets::Many(&targets), Targets::Many(&targets[..2]));
+}
+
+#[test]
+fn the_headers_of_a_message_are_those_that_it_was_encoded_with() {
+    let headers = [("tries", HeaderValue::Integer(-3))];
+    let block = encoded(|out| put_header_block(out, headers.into_iter()));
+    let plain = InsertHead::plain(1, 1, 0);
+    let with = InsertHead { headers: Some(&block), ..plain };
+    assert!(with.header_block().unwrap().iter().eq(headers));
+    assert_eq!(plain.header_block().unwrap().count(), 0);
+    let cut_off = InsertHead { headers: Some(&block[..2]), ..plain };
+    assert!(cut_off.header_block().is_err());
 }
