@@ -513,3 +513,6 @@ impl Log {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -166,7 +166,7 @@ impl Commit {
             return;
         }
         let last_sync = Duration::from_nanos(self.last_sync_ns.load(Ordering::Relaxed));
-        let limit = (last_sync / 2).min(GATHERING_MAX);
+        let limit = patience(last_sync);
         let began = real_now();
         while came() < expected && real_now() - began < limit {
             crate::sync::thread::yield_now();
@@ -184,6 +184,11 @@ impl Commit {
     fn fail(&self, cause: io::Error) -> SyncFailed {
         SyncFailed(self.failure.get_or_init(|| Arc::new(cause)).clone())
     }
+}
+
+/// How long a leader waits for others.
+fn patience(last_sync: Duration) -> Duration {
+    (last_sync / 2).min(GATHERING_MAX)
 }
 
 /// A turn as the leader of a group. However it ends, the group is woken, and another may lead: nobody waits for ever.
@@ -213,5 +218,59 @@ impl Drop for Turn<'_> {
         } else if !planted(Bug::NextLeaderNotWoken) {
             commit.gates[(self.group + 1) % 2].let_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commit() -> Commit {
+        Commit::new(Position::new(1, 4096))
+    }
+
+    #[test]
+    fn a_leader_waits_half_as_long_as_a_sync_takes_and_a_millisecond_at_most() {
+        let micros = Duration::from_micros;
+        assert_eq!(patience(Duration::ZERO), Duration::ZERO);
+        assert_eq!(patience(micros(120)), micros(60));
+        assert_eq!(patience(micros(50_000)), GATHERING_MAX);
+    }
+
+    #[test]
+    fn a_leader_gives_those_who_are_expected_time_to_come() {
+        let commit = commit();
+        commit.expected.store(2, Ordering::Relaxed);
+        commit.came.store(1, Ordering::Relaxed);
+        commit.last_sync_ns.store(1_000_000_000, Ordering::Relaxed);
+        let began = real_now();
+        commit.gather();
+        assert!(real_now() - began >= GATHERING_MAX);
+    }
+
+    #[test]
+    fn as_many_are_expected_as_were_there_and_came_meanwhile() {
+        let commit = commit();
+        commit.came.store(2, Ordering::Relaxed);
+        let expected = |size| {
+            drop(Turn { commit: &commit, group: 0, size });
+            commit.expected.load(Ordering::Relaxed)
+        };
+        assert_eq!(expected(3), 5);
+        assert_eq!(expected(0), 5, "no group was closed");
+        assert_eq!(expected(1), 3);
+    }
+
+    #[test]
+    fn the_first_failure_is_kept_and_nothing_is_durable_after_it() {
+        let commit = commit();
+        assert!(!commit.is_poisoned());
+        commit.poison(io::Error::other("first"));
+        commit.poison(io::Error::other("second"));
+        assert!(commit.is_poisoned());
+        assert_eq!(commit.failure().unwrap().0.to_string(), "first");
+        let nothing = || Unsynced { end: Position::new(9, 0), files: Vec::new() };
+        assert!(commit.wait(Position::new(1, 5000), nothing).is_err());
+        assert_eq!(commit.through(), Position::new(1, 4096));
     }
 }

@@ -348,3 +348,6 @@ impl Tail {
         self.ahead += 1;
     }
 }
+
+#[cfg(test)]
+mod tests;
