@@ -41,7 +41,7 @@ pub(crate) struct Gate {
 }
 
 /// What a thread has seen of a [`Gate`] before it decided to wait.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket(u32);
 
 impl Gate {

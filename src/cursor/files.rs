@@ -146,3 +146,97 @@ pub(crate) fn unreadable_before(
     };
     older.filter(is_bad).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::cursor::CursorEncoder;
+    use crate::format::position::Position;
+    use crate::storage::sim::Disk;
+
+    const STORE: [u8; 16] = [7; 16];
+
+    fn bytes_of(store: [u8; 16], generation: u64) -> Vec<u8> {
+        let position = Position::new(1, 4096);
+        let header = CursorHeader {
+            clean: false,
+            store,
+            generation,
+            position,
+            proof: position,
+            id_ceiling: 1000,
+            next_id: 1,
+            written_at: 0,
+        };
+        CursorEncoder::new(&header).finish()
+    }
+
+    /// The generation and the store of what is believed, and the bad ones.
+    fn load_from(
+        disk: &Disk,
+        store: Option<[u8; 16]>,
+    ) -> (Option<(u64, [u8; 16])>, Vec<(String, &'static str)>) {
+        let names = disk.file_names();
+        let Ok(Loaded::Found { cursor, bad, newest }) = load(disk, &names, store) else {
+            panic!("there is none of a newer version");
+        };
+        assert_eq!(newest, names.iter().filter_map(|name| parse_cursor_name(name)).max().unwrap());
+        let bad = bad.into_iter().map(|bad| (bad.name, bad.reason)).collect();
+        (cursor.map(|(header, _)| (header.generation, header.store)), bad)
+    }
+
+    #[test]
+    fn only_names_that_millpond_writes_are_taken_for_its_own() {
+        assert_eq!(parse_cursor_name("cursor.0000000007"), Some(7));
+        assert_eq!(parse_cursor_name(&cursor_name(u64::MAX)), Some(u64::MAX));
+        for foreign in ["cursor.7", "cursor.tmp", "0000000007", "cursor.0000000007~", ""] {
+            assert_eq!(parse_cursor_name(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn the_newest_two_cursors_are_kept_and_are_durable() {
+        let disk = Disk::new();
+        let space = Space::new(Arc::new(disk.clone()), None);
+        for generation in 1..=5 {
+            publish(&disk, &space, generation, &bytes_of(STORE, generation)).unwrap();
+            let newest = Some((generation, STORE));
+            assert_eq!(load_from(&disk.power_cut(0), Some(STORE)), (newest, Vec::new()));
+        }
+        assert_eq!(disk.file_names(), [4, 5].map(cursor_name));
+    }
+
+    #[test]
+    fn a_cursor_under_the_name_of_another_generation_is_not_believed() {
+        let disk = Disk::new();
+        disk.write_file(&cursor_name(3), bytes_of(STORE, 3));
+        disk.write_file(&cursor_name(9), bytes_of(STORE, 3));
+        let bad = vec![(cursor_name(9), "it is another generation's")];
+        assert_eq!(load_from(&disk, Some(STORE)), (Some((3, STORE)), bad));
+    }
+
+    #[test]
+    fn a_cursor_of_another_store_is_believed_only_if_no_file_agrees_with_another() {
+        let disk = Disk::new();
+        disk.write_file(&cursor_name(3), bytes_of(STORE, 3));
+        disk.write_file(&cursor_name(9), bytes_of([8; 16], 9));
+        let bad = vec![(cursor_name(9), "it is another store's")];
+        assert_eq!(load_from(&disk, Some(STORE)), (Some((3, STORE)), bad));
+        assert_eq!(load_from(&disk, Some([6; 16])), (Some((9, [8; 16])), Vec::new()));
+        assert_eq!(load_from(&disk, None), (Some((9, [8; 16])), Vec::new()));
+    }
+
+    #[test]
+    fn of_the_cursors_before_one_those_are_named_that_cannot_be_read() {
+        let disk = Disk::new();
+        disk.write_file(&cursor_name(3), bytes_of(STORE, 3));
+        for damaged in [2, 4, 5, 6] {
+            disk.write_file(&cursor_name(damaged), vec![7; 200]);
+        }
+        let names = disk.file_names();
+        assert_eq!(unreadable_before(&disk, &names, 5), [2, 4].map(cursor_name));
+        // One that was removed meanwhile is not bad.
+        disk.remove_file(&cursor_name(2));
+        assert_eq!(unreadable_before(&disk, &names, 5), [4].map(cursor_name));
+    }
+}

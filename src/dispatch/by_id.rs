@@ -202,4 +202,12 @@ mod tests {
         assert_eq!(gaps_after(4 * kept + 1, 2 * kept), 2 * GAPS_KEPT);
         assert_eq!(gaps_after(4 * kept + 1, 2 * kept + 1), 0);
     }
+
+    #[test]
+    fn a_message_that_comes_back_fills_the_gap_that_it_left() {
+        let mut map: ById<u64> = ById::default();
+        (0..3).for_each(|id| assert!(map.insert(id, id).is_none()));
+        assert_eq!((map.remove(1), map.gaps), (Some(1), 1));
+        assert_eq!((map.insert(1, 7), map.gaps, map.get(1)), (None, 0, Some(&7)));
+    }
 }

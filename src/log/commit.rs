@@ -273,4 +273,18 @@ mod tests {
         assert!(commit.wait(Position::new(1, 5000), nothing).is_err());
         assert_eq!(commit.through(), Position::new(1, 4096));
     }
+
+    #[test]
+    fn the_end_of_a_turn_lets_both_groups_go_on() {
+        for (group, poisoned) in [(0, false), (1, false), (0, true), (1, true)] {
+            let commit = commit();
+            if poisoned {
+                commit.fail(io::Error::other("the disk is gone"));
+            }
+            let tickets = || [0, 1].map(|gate: usize| commit.gates[gate].ticket());
+            let before = tickets();
+            drop(Turn { commit: &commit, group, size: 0 });
+            assert!(tickets().iter().zip(before).all(|(now, before)| *now != before), "{group}");
+        }
+    }
 }

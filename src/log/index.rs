@@ -166,3 +166,74 @@ impl LaneIndex {
         self.lanes().iter().map(|(_, count)| *count as u64).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::Storage;
+    use crate::storage::sim::Disk;
+
+    const SALT: u64 = 42;
+    const END: u32 = 1 << 20;
+
+    fn lane(queue: u32, priority: u8) -> Lane {
+        Lane { queue, priority }
+    }
+
+    /// Messages of three lanes among each other.
+    fn sample() -> MemoryIndex {
+        let mut index = MemoryIndex::default();
+        for n in 0..100 {
+            let key = [lane(2, 0), lane(2, 0), lane(1, 3), lane(1, 0)][n as usize % 4];
+            index.push(key, (2 * n, 4096 + 32 * n));
+            index.add_bytes(32 + u64::from(n == 50) * 8);
+        }
+        index
+    }
+
+    fn mapped(index: &MemoryIndex, end: u32) -> Option<LaneIndex> {
+        let disk = Disk::new();
+        disk.write_file("index", index.encode(3, SALT, end));
+        let mapping = disk.open_read("index").unwrap().map_read().unwrap();
+        LaneIndex::from_file(mapping, 3, SALT, END)
+    }
+
+    #[test]
+    fn an_index_in_memory_counts_its_messages_and_what_they_take() {
+        let index = sample();
+        assert_eq!((index.messages(), index.bytes(), index.largest()), (100, 3208, 40));
+        assert_eq!(index.lane(lane(2, 0)).len(), 50);
+        assert_eq!(index.lane(lane(1, 3))[1], (12, 4096 + 32 * 6));
+        assert_eq!(index.lane(lane(7, 0)), []);
+        assert_eq!(index.all().len(), 100);
+    }
+
+    #[test]
+    fn an_index_that_is_mapped_answers_as_the_one_in_memory() {
+        let file = mapped(&sample(), END).unwrap();
+        let memory = LaneIndex::Memory(sample());
+        for key in [lane(1, 0), lane(1, 3), lane(2, 0), lane(7, 0)] {
+            assert_eq!(file.len(key), memory.len(key));
+            for n in 0..201 {
+                assert_eq!(file.entry(key, n as usize), memory.entry(key, n as usize));
+                assert_eq!(file.lower_bound(key, n), memory.lower_bound(key, n));
+                assert_eq!(file.find(key, n), memory.find(key, n));
+            }
+        }
+        assert_eq!(memory.len(lane(2, 0)), 50);
+        assert_eq!((memory.find(lane(1, 3), 4), memory.find(lane(1, 3), 5)), (Some(4160), None));
+        assert_eq!((file.messages(), memory.messages()), (100, 100));
+        let sorted = |index: &LaneIndex| {
+            let (mut lanes, mut all) = (index.lanes(), index.all());
+            lanes.sort();
+            all.sort();
+            (lanes, all)
+        };
+        assert_eq!(sorted(&file), sorted(&memory));
+    }
+
+    #[test]
+    fn an_index_of_another_state_of_its_segment_is_not_taken() {
+        assert!(mapped(&sample(), END - 8).is_none());
+    }
+}

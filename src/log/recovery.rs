@@ -226,6 +226,12 @@ mod tests {
             let survey = with_bad(bad(5000, 5064, fault, true));
             let verdict = judge(&[(3, survey)], Position::new(3, 5864), false);
             assert_eq!(verdict.damaged.len(), 1);
+            let what = match fault {
+                Fault::Zero => "zeros where frames were",
+                Fault::Header => "a frame's header does not verify",
+                Fault::Body => "a frame's content does not verify",
+            };
+            assert_eq!(verdict.damaged[0].what, what);
             assert_eq!((verdict.end, verdict.cut_short), (5864, false));
         }
     }
@@ -274,6 +280,42 @@ mod tests {
             assert_eq!((&verdict.segments[..], verdict.end), (&[0][..], 5000));
             assert_eq!(verdict.damaged, []);
         }
+    }
+
+    #[test]
+    fn zeros_at_the_end_of_a_segment_that_others_follow_are_damage_in_the_same_boot() {
+        let survey = with_bad(bad(5000, 5064, Fault::Zero, false));
+        let surveys = [(3, survey), (4, whole(9000, None))];
+        let verdict = judge(&surveys, Position::new(3, 4096), true);
+        assert_eq!((&verdict.segments[..], verdict.end), (&[0, 1][..], 9000));
+        assert_eq!(verdict.damaged[0].start, 5000);
+    }
+
+    /// A log without any cursor, of segment 3, of which `next` is said, and of 5.
+    fn judge_without_cursor(next: Option<u32>, next_lost: bool) -> Vec<usize> {
+        let surveys = [(3, whole(9000, next)), (5, whole(7000, None))];
+        let mut segments = surveyed(&surveys);
+        segments[0].next_lost = next_lost;
+        verdict(&segments, Position::default(), false).segments
+    }
+
+    #[test]
+    fn without_a_cursor_the_log_goes_on_behind_a_dropped_segment() {
+        assert_eq!(judge_without_cursor(Some(4), true), [0, 1]);
+        assert_eq!(judge_without_cursor(None, false), [0]);
+    }
+
+    #[test]
+    fn a_proof_that_ends_where_a_segment_begins_proves_nothing_in_it() {
+        let surveys = [(3, whole(5000, None)), (4, whole(9000, None))];
+        let verdict = judge(&surveys, Position::new(4, FRAMES_START), false);
+        assert_eq!((&verdict.segments[..], verdict.cut_short), (&[0][..], true));
+    }
+
+    #[test]
+    fn a_segment_that_names_itself_leads_nowhere() {
+        let verdict = judge(&[(3, whole(5000, Some(3)))], Position::new(3, 4500), true);
+        assert_eq!((&verdict.segments[..], verdict.end), (&[0][..], 5000));
     }
 
     #[test]

@@ -145,4 +145,11 @@ mod tests {
         }
         assert_eq!(parse_index_name("0000000007.idx"), Some(7));
     }
+
+    #[test]
+    fn a_sealed_segment_ends_in_its_place_in_the_log() {
+        let segment = Segment::sealed(9, 7, 1, 42, 5000);
+        assert_eq!(segment.end_position(), Position::new(7, 5000));
+        assert_eq!((segment.name(), segment.is_sealed()), (segment_name(9), true));
+    }
 }

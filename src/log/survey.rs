@@ -176,3 +176,6 @@ pub(crate) fn frames(
         at = at.saturating_add(envelope.total_bytes() as u32);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -270,7 +270,7 @@ impl Tail {
         let start = start / PAGE_BYTES * PAGE_BYTES;
         let step = (start + 1).next_multiple_of(PREFAULT_STEP);
         let end = wanted.min(step).min(active.writer.len());
-        if end <= start || end <= active.present {
+        if end <= active.present {
             return None;
         }
         active.present = end;

@@ -139,7 +139,7 @@ fn decode_runs(reader: &mut Reader<'_>) -> Result<PageForm, Malformed> {
             return Err(reader.malformed("empty run or gap"));
         }
         let left = u64::from(PAGE_IDS - end);
-        if gap > left || length > left - gap {
+        if length > left.saturating_sub(gap) {
             return Err(reader.malformed("run beyond the page"));
         }
         // Both are at most PAGE_IDS, which fits.
@@ -245,7 +245,8 @@ mod tests {
         assert_eq!(PageForm::Runs(vec![(0, 5), (7, 2)]).count(), 7);
         let mut words = Box::new([0; PAGE_WORDS]);
         words[3] = 0b1011;
-        assert_eq!(PageForm::Bitmap(words).count(), 3);
+        let form = PageForm::Bitmap(words);
+        assert_eq!((form.count(), format!("{form:?}")), (3, "Bitmap(3 ids)".to_owned()));
     }
 
     #[test]
@@ -253,6 +254,19 @@ mod tests {
         let mut bitmap = [0; PAGE_WORDS];
         bitmap[0] = 0b111;
         assert_eq!(PageForm::smallest(&bitmap), Some(PageForm::Runs(vec![(0, 3)])));
+    }
+
+    #[test]
+    fn runs_are_kept_for_as_long_as_they_take_less_than_a_bitmap() {
+        // They take two bytes each, and the first gap two more: so many fit, and one more does not.
+        let fit = (BITMAP_BYTES - 2) / 2 - 2;
+        for (count, are_runs) in [(fit, true), (fit + 1, false)] {
+            let mut words = [0; PAGE_WORDS];
+            let first = PAGE_IDS as usize - 4 * count;
+            (0..count).for_each(|n| set_run(&mut words, first + 4 * n, first + 4 * n + 1));
+            let form = PageForm::smallest(&words).unwrap();
+            assert_eq!(matches!(form, PageForm::Runs(_)), are_runs, "{count} runs");
+        }
     }
 
     #[test]
@@ -274,5 +288,10 @@ mod tests {
         assert_eq!(decode(&encoded(&beyond)).unwrap_err().what, "run beyond the page");
         let behind = PageForm::Runs(vec![(PAGE_IDS as u16, 1)]);
         assert_eq!(decode(&encoded(&behind)).unwrap_err().what, "run beyond the page");
+        let second = PageForm::Runs(vec![(0, 100), (101, (PAGE_IDS - 100) as u16)]);
+        assert_eq!(decode(&encoded(&second)).unwrap_err().what, "run beyond the page");
+        // A gap of 65,536.
+        let far = decode(&[FORM_RUNS, 1, 0x80, 0x80, 0x04, 1]);
+        assert_eq!(far.unwrap_err().what, "run beyond the page");
     }
 }

@@ -283,3 +283,63 @@ fn decode_priority(reader: &mut Reader<'_>) -> Result<u8, Malformed> {
         _ => Err(reader.malformed("priority out of range")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn what<T>(decoded: Result<T, Malformed>) -> Option<&'static str> {
+        decoded.err().map(|malformed| malformed.what)
+    }
+
+    fn entries(deltas: [u64; 2], priority: u8) -> Option<&'static str> {
+        let mut out = vec![1, 2];
+        for delta in deltas {
+            put_varint(&mut out, delta);
+            out.extend_from_slice(&[Place::Buried as u8, 0, priority]);
+            put_u48(&mut out, 0);
+            put_bytes(&mut out, b"");
+        }
+        what(EntriesSection::decode(&mut Reader::new(&out)))
+    }
+
+    #[test]
+    fn entries_come_in_strictly_ascending_order_with_a_priority_that_there_is() {
+        assert_eq!(entries([0, 1], PRIORITIES - 1), None);
+        assert_eq!(entries([u64::MAX, 1], 0), Some("ids out of order"));
+        assert_eq!(entries([5, 0], 0), Some("ids out of order"));
+        assert_eq!(entries([0, 1], PRIORITIES), Some("priority out of range"));
+    }
+
+    fn full_pages(deltas: [u32; 2]) -> Option<&'static str> {
+        let mut out = Vec::new();
+        put_u64(&mut out, 1);
+        put_varint(&mut out, 2);
+        for delta in deltas {
+            put_varint(&mut out, delta.into());
+            PageForm::Full.encode(&mut out);
+        }
+        what(AckedSection::decode(&mut Reader::new(&out)))
+    }
+
+    #[test]
+    fn pages_come_in_strictly_ascending_order_within_a_segment() {
+        assert_eq!(full_pages([0, PAGE_COUNT_MAX - 1]), None);
+        let refused = Some("pages out of order or range");
+        assert_eq!(full_pages([0, PAGE_COUNT_MAX]), refused);
+        assert_eq!(full_pages([5, 0]), refused);
+        assert_eq!(full_pages([5, u32::MAX]), refused);
+    }
+
+    #[test]
+    fn a_segment_has_a_number_of_32_bits_that_is_not_0() {
+        let number = |number: u64| {
+            let mut out = Vec::new();
+            put_u64(&mut out, number);
+            decode_segment_number(&mut Reader::new(&out)).ok()
+        };
+        assert_eq!(number(1), Some(1));
+        assert_eq!(number(u32::MAX.into()), Some(u32::MAX));
+        assert_eq!((number(0), number(1 << 32)), (None, None));
+    }
+}

@@ -89,7 +89,8 @@ fn without_its_spares_a_store_takes_no_messages_and_all_other_records() {
     let world = world();
     world.space.hold_back(SpareBytes { log: 0, cursor: 4096, copy: 0 }).unwrap();
     assert!(world.insert(&[message(b"")]).is_ok());
-    world.disk.set_capacity(Some(0));
+    // What the spare takes is there, and no more.
+    world.disk.set_capacity(Some(u64::from(SEGMENT_BYTES) + 4096));
     let taken = world.space.create_or_take(Spare::Cursor, "x", 4096..=4096, Prepare::Reserve);
     assert!(taken.is_ok() && !world.space.is_complete());
     assert_eq!(world.insert(&[message(b"")]).unwrap_err(), Refused::HeldBack);
@@ -106,7 +107,7 @@ fn a_sync_is_marked_once_in_the_next_frame() {
         let seed = world.log.tail().active().unwrap().segment.seed.clone();
         survey(&bytes, &seed, from).mark
     };
-    let run = [message(b"a"), message(b"b")];
+    let run = [message(b"a"), message(b"b"), message(b"c")];
     let first = world.insert(&run).unwrap().end;
     assert_eq!(marks(FRAMES_START), None);
     world.log.sync_to(first).unwrap();

@@ -108,6 +108,11 @@ fn pages_ahead_are_made_present_in_a_log_that_has_grown() {
     // It is time again once less than half of it is left.
     end(400 * KIB);
     assert!(wants());
+    // From where a large page is worth it, to the next one.
+    end(PREFAULT_STEP);
+    assert!(world.log.prefault() && present() == 4 * MIB);
+    assert!(world.log.prefault() && present() == 6 * MIB);
+    assert!(!world.log.prefault());
     // At most so far, and never beyond a step at once.
     end(9 * MIB);
     assert!(world.log.prefault());
@@ -128,4 +133,13 @@ fn no_pages_are_made_present_where_syncs_are_frequent() {
     let world = World::new(Prepare::Zero, 4 << 20);
     world.fill((2 * MIB) as u32);
     assert!(!world.log.tail().wants_pages() && !world.log.prefault());
+}
+
+#[test]
+fn a_segment_ends_before_its_ids_run_out_of_32_bits() {
+    let world = World::new(Prepare::Reserve, SEGMENT_BYTES);
+    let tail = world.log.tail();
+    let active = tail.active().unwrap();
+    let last = active.segment.first_id + u64::from(u32::MAX);
+    assert!(active.fits(0, last) && !active.fits(0, last + 1));
 }
