@@ -220,7 +220,11 @@ mod tests {
                 assert_eq!(file.find(key, n), memory.find(key, n));
             }
         }
-        assert_eq!(memory.len(lane(2, 0)), 50);
+        assert_eq!((memory.len(lane(2, 0)), memory.all().len()), (50, 100));
+        assert_eq!(
+            (memory.lower_bound(lane(1, 3), 5), memory.lower_bound(lane(1, 3), 999)),
+            (1, 25)
+        );
         assert_eq!((memory.find(lane(1, 3), 4), memory.find(lane(1, 3), 5)), (Some(4160), None));
         assert_eq!((file.messages(), memory.messages()), (100, 100));
         let sorted = |index: &LaneIndex| {

@@ -47,7 +47,10 @@ fn a_segment_holds_as_many_bytes_of_frames_as_it_says_and_no_more() {
 fn a_full_segment_names_the_one_in_which_the_log_goes_on() {
     let world = world();
     world.roll();
+    assert!(!world.log.tail().active().unwrap().segment.is_sealed());
     let sealed = world.log.tail().take_sealed();
+    assert!(sealed[0].segment.is_sealed());
+    assert_eq!(sealed[0].segment.index().unwrap().messages(), 1);
     let data = sealed[0].segment.data(&world.disk).unwrap();
     let found = survey(data.bytes(0..data.published()), &sealed[0].segment.seed, FRAMES_START);
     assert_eq!((found.next, sealed[0].segment.end()), (Some(2), found.end));
@@ -239,4 +242,14 @@ fn a_closed_log_takes_nothing_and_keeps_no_prepared_segment() {
     assert_eq!(world.record().unwrap_err(), Refused::Closed);
     world.log.remove_unused();
     assert_eq!(world.disk.file_names(), [1].map(segment_name));
+}
+
+#[test]
+fn what_is_for_a_queue_that_was_removed_is_refused() {
+    let world = world();
+    let append = |removed: bool| {
+        let removed = AtomicBool::new(removed);
+        world.log.append(&[message(b"")], Purpose::Insert, None, Some(&removed)).map(|_| ())
+    };
+    assert_eq!((append(false), append(true)), (Ok(()), Err(Refused::Removed)));
 }

@@ -3,7 +3,8 @@
 use super::super::fixture::{ID_CEILING, LANE, SEGMENT_BYTES, World, message};
 use super::super::{Purpose, Refused, frames_capacity};
 use super::*;
-use crate::format::frame::frame_bytes;
+use crate::format::frame::{self, Found, frame_bytes};
+use crate::format::header::{HeaderFound, decode_start};
 use crate::storage::Prepare;
 
 const KIB: u64 = 1 << 10;
@@ -23,6 +24,40 @@ fn what_is_in_the_active_segment_is_counted() {
     assert_eq!(tail.active_bytes(), (tail.end().offset().into(), SEGMENT_BYTES.into()));
     assert_eq!((tail.lane_len(LANE), tail.lane_len(other)), (3, 1));
     assert!(tail.is_active(1) && !tail.is_active(2));
+}
+
+#[test]
+fn a_run_reads_back_as_it_was_appended() {
+    let world = World::new(Prepare::Reserve, SEGMENT_BYTES);
+    world.insert(&[message(b"before")]).unwrap();
+    let start = world.log.tail().end().offset();
+    let lanes = [LANE, Lane { queue: 2, ..LANE }];
+    let run = [Draft::insert(0, b"head", b"payload", &lanes), message(b""), message(b"last")];
+    assert_eq!(world.insert(&run).unwrap().first_id, 2);
+    let tail = world.log.tail();
+    let segment = &tail.active().unwrap().segment;
+    let bytes = segment.bytes(0..tail.end().offset().into());
+    let mut at = start;
+    let mut found = Vec::new();
+    while let Found::Frame(frame) = frame::read(bytes, at, &segment.seed) {
+        found.push((frame.envelope.arg, frame.envelope.continued, frame.body));
+        at = frame.next_offset();
+    }
+    assert_eq!(found, [(1, true, &b"headpayload"[..]), (3, true, b""), (4, false, b"last")]);
+    let index = &tail.active().unwrap().index;
+    let slots = [(0, FRAMES_START), (1, start), (3, start + 32), (4, start + 56)];
+    assert_eq!((index.lane(LANE), index.lane(lanes[1])), (&slots[..], &[(2, start)][..]));
+}
+
+#[test]
+fn a_segment_begins_with_two_copies_of_its_header() {
+    let world = World::new(Prepare::Reserve, SEGMENT_BYTES);
+    let HeaderFound::Header { header, damaged_copy } = decode_start(&world.bytes(0..FRAMES_START))
+    else {
+        panic!("there is a header");
+    };
+    assert_eq!((header.number, header.first_id, damaged_copy), (1, 1, false));
+    assert_eq!(header.capacity, SEGMENT_BYTES);
 }
 
 #[test]
