@@ -171,11 +171,13 @@ mod tests {
         CursorEncoder::new(&header).finish()
     }
 
-    /// The generation and the store of what is believed, and the bad ones.
-    fn load_from(
-        disk: &Disk,
-        store: Option<[u8; 16]>,
-    ) -> (Option<(u64, [u8; 16])>, Vec<(String, &'static str)>) {
+    /// Generation and store.
+    type Believed = Option<(u64, [u8; 16])>;
+
+    /// Name and reason.
+    type Bad = Vec<(String, &'static str)>;
+
+    fn load_from(disk: &Disk, store: Option<[u8; 16]>) -> (Believed, Bad) {
         let names = disk.file_names();
         let Ok(Loaded::Found { cursor, bad, newest }) = load(disk, &names, store) else {
             panic!("there is none of a newer version");
