@@ -283,3 +283,34 @@ fn interval_durability_is_kept_by_the_background_work() {
         assert_eq!(get(&queue).payload(), b"soon", "seed {seed}");
     }
 }
+
+/// Messages of one length, so that a new one ends exactly where one that was lost ended, and what lay behind that begins.
+#[test]
+fn what_a_power_cut_leaves_behind_the_end_never_joins_the_log() {
+    let open = |disk: &Disk| {
+        let options = options().durability(Durability::Process);
+        let store = options.open_simulated(disk, &Clock::new()).unwrap();
+        let queue = store.queue("q").unwrap();
+        (store, queue)
+    };
+    let disk = Disk::new();
+    let (store, queue) = open(&disk);
+    store.sync().unwrap();
+    for n in 0..8 {
+        queue.insert(&[n; 600]).unwrap();
+    }
+    let mut left_something = 0;
+    for seed in 2..300 {
+        let left = disk.power_cut(seed);
+        let (store, queue) = open(&left);
+        left_something += u32::from(!store.recovery().set_aside.is_empty());
+        let kept = queue.stats().unwrap().ready;
+        for new in 1..8 {
+            queue.insert(&[100; 600]).unwrap();
+            let (store, queue) = open(&left.kill());
+            assert_eq!(store.recovery().damaged, [], "seed {seed}");
+            assert_eq!(queue.stats().unwrap().ready, kept + new, "seed {seed}");
+        }
+    }
+    assert!(left_something > 20, "only {left_something} power cuts left something behind the end");
+}

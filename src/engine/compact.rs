@@ -310,7 +310,9 @@ impl Engine {
         }
         rewrite.file.write_at(start.into(), &copied)?;
         // Each time, so that the last sync is not a long one.
-        rewrite.file.sync_data()?;
+        if !planted(Bug::RewriteNotSynced) {
+            rewrite.file.sync_data()?;
+        }
         Ok(rewrite.offsets.is_empty() && rewrite.next == rewrite.sources.len())
     }
 

