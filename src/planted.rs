@@ -50,6 +50,8 @@ pub(crate) enum Bug {
     RewriteNotSynced,
     /// What was deleted while a segment was rewritten is there again.
     DeletedDuringRewriteForgotten,
+    /// A file that was given back is changed before its new name is durable.
+    ReusedBeforeTheSync,
     /// Inserts use the space that is held back for a full disk.
     HeldBackSpaceUsed,
     /// A leader that is done wakes its own group, and nobody to lead the next one.

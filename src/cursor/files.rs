@@ -37,7 +37,7 @@ pub(crate) enum PublishFailed {
     Sync(io::Error),
 }
 
-/// Makes `bytes` the newest cursor, durably, and removes those that are no longer needed.
+/// Makes `bytes` the newest cursor, durably, and gives back those that are no longer needed.
 pub(crate) fn publish(
     storage: &dyn Storage,
     space: &Space,
@@ -52,17 +52,14 @@ pub(crate) fn publish(
         .map_err(PublishFailed::Sync)?;
     let is_old =
         |name: &str| parse_cursor_name(name).is_some_and(|found| found + KEPT as u64 <= generation);
-    for entry in storage.list().unwrap_or_default() {
-        if is_old(&entry.name) {
-            // One that stays is removed after the next cursor.
-            space.remove(&entry.name);
-        }
-    }
-    Ok(())
+    let names = storage.list().unwrap_or_default().into_iter().map(|entry| entry.name);
+    let old: Vec<String> = names.filter(|name| is_old(name)).collect();
+    // One that stays goes after the next cursor.
+    space.give_back(Spare::Cursor, &old).map_err(PublishFailed::Sync)
 }
 
 fn write_temporary(space: &Space, bytes: &[u8]) -> io::Result<Arc<dyn File>> {
-    space.remove(TEMPORARY);
+    space.put_back(Spare::Cursor, TEMPORARY);
     let len = bytes.len() as u64;
     let file = space.create_or_take(Spare::Cursor, TEMPORARY, len..=len, Prepare::Reserve)?;
     file.write_at(0, bytes)?;

@@ -12,6 +12,7 @@
 
 use std::collections::HashMap;
 use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::maintenance::Maintenance;
@@ -24,7 +25,7 @@ use crate::format::cursor::sections::{
     self, DamageSection, LaneState, QueueSection, SegmentSection,
 };
 use crate::format::cursor::{CursorEncoder, CursorHeader};
-use crate::log::{Purpose, Refused, index_name, parse_segment_name, segment_name};
+use crate::log::{Purpose, Refused, Segment, index_name, parse_segment_name};
 use crate::planted::{Bug, planted};
 use crate::report::Damage;
 
@@ -113,7 +114,7 @@ impl Engine {
         self.checkpoint(&mut maintenance, false)
     }
 
-    /// Writes a cursor and removes the segments that are no longer needed. `clean` says that nothing will be appended
+    /// Writes a cursor and gives back the segments that are no longer needed. `clean` says that nothing will be appended
     /// behind it.
     pub(super) fn checkpoint(&self, maintenance: &mut Maintenance, clean: bool) -> Result<()> {
         if !clean {
@@ -127,7 +128,7 @@ impl Engine {
             self.sync_to(end)?;
         }
         if planted(Bug::RemovedBeforeTheCursor) {
-            self.remove_dropped(generation + 1);
+            self.remove_dropped(generation + 1)?;
         }
         // What was durable before stays so, but nothing is promised any more.
         self.check_alive()?;
@@ -142,8 +143,8 @@ impl Engine {
         maintenance.position = position;
         self.log.tail().checkpointed(position.segment(), id_ceiling);
         self.lock_state().cursor_bytes = bytes.len() as u64;
-        self.remove_dropped(generation);
-        self.space.give_back(self.spare_bytes());
+        self.remove_dropped(generation)?;
+        self.space.hold_less(self.spare_bytes());
         if !self.space.is_complete() {
             self.supplier.wake();
         }
@@ -347,27 +348,33 @@ impl Engine {
         Some((piece, last))
     }
 
-    /// Removes the segments that neither of the two kept cursors names.
-    fn remove_dropped(&self, generation: u64) {
-        let dropped: Vec<u32> = {
-            let mut state = self.lock_state();
-            let is_dropped = |s: &super::state::SegmentState| {
-                s.dropped_in.is_some_and(|dropped_in| dropped_in < generation)
-            };
-            let mut files: Vec<u32> =
-                state.segments.iter().filter(|s| is_dropped(s)).map(|s| s.segment.file).collect();
-            state.segments.retain(|s| !is_dropped(s));
+    /// Gives back the segments that neither of the two kept cursors names.
+    fn remove_dropped(&self, generation: u64) -> Result<()> {
+        let is_dropped = |dropped_in: Option<u64>| dropped_in.is_some_and(|g| g < generation);
+        let dropped: Vec<Arc<Segment>> = {
+            let mut guard = self.lock_state();
+            let state = &mut *guard;
+            let dead = state.segments.extract_if(.., |s| is_dropped(s.dropped_in));
+            let mut dropped: Vec<Arc<Segment>> = dead.map(|s| s.segment).collect();
+            let files: Vec<u32> = dropped.iter().map(|segment| segment.file).collect();
             state.untrimmed.retain(|sealed| !files.contains(&sealed.segment.file));
-            let gone = |r: &super::state::Retired| r.dropped_in.is_some_and(|g| g < generation);
-            files.extend(state.retired.iter().filter(|r| gone(r)).map(|r| r.file));
-            state.retired.retain(|r| !gone(r));
-            files
+            let retired = state.retired.extract_if(.., |r| is_dropped(r.dropped_in));
+            dropped.extend(retired.map(|r| r.segment));
+            dropped
         };
-        for number in dropped {
+        let mut unused = Vec::new();
+        for segment in dropped {
             // What cannot be removed now is removed by the next open.
-            self.space.remove(&segment_name(number));
-            self.space.remove(&index_name(number));
+            self.space.remove(&index_name(segment.file));
+            let name = segment.name();
+            if segment.is_last() {
+                unused.push(name);
+            } else {
+                // Deliveries keep the bytes of a file without a name.
+                self.space.remove(&name);
+            }
         }
+        self.give_back_segments(&unused)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::format::record::SET;
 use crate::format::record::settle::encode_set;
 use crate::log::{Draft, PrepareFailed, Purpose};
+use crate::storage::Spare;
 use crate::sync::atomic::Ordering;
 
 /// How much of the log an open may have to read after a close, in bytes: a fraction of a millisecond's work.
@@ -42,7 +43,7 @@ impl Engine {
         let mut maintenance = self.maintenance.lock();
         let _supply = self.supply.lock();
         if maintenance.rewrite.take().is_some() {
-            self.space.remove(COPY_NAME);
+            self.space.put_back(Spare::Copy, COPY_NAME);
         }
         let outcome = released.and_then(|released| {
             self.seal_for_rest()?;
@@ -58,7 +59,7 @@ impl Engine {
             // Only deliveries keep bytes mapped from now on.
             state.segments.clear();
         }
-        self.log.remove_unused();
+        let outcome = self.give_back_unused().and(outcome);
         if !self.log.is_poisoned() {
             // What was just given back goes to the spares first.
             let _ = self.space.hold_back(spares);

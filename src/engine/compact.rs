@@ -108,7 +108,7 @@ impl Engine {
 
     fn give_up(&self, maintenance: &mut Maintenance, abandoned: &Abandoned) {
         // What cannot be removed now is removed before the next copy, or by the next open.
-        self.space.remove(COPY_NAME);
+        self.space.put_back(Spare::Copy, COPY_NAME);
         match abandoned {
             Abandoned::Changed => {}
             Abandoned::Damaged(segment) => self.fix(segment),
@@ -250,7 +250,7 @@ impl Engine {
             // Its ids would not fit into the frames.
             return Err(Abandoned::Damaged(last.clone()));
         }
-        self.space.remove(COPY_NAME);
+        self.space.put_back(Spare::Copy, COPY_NAME);
         let lens = bytes..=bytes;
         let file = self.space.create_or_take(Spare::Copy, COPY_NAME, lens, Prepare::Reserve)?;
         let header = Header {
@@ -387,8 +387,8 @@ impl Engine {
         state.reclaimable |= new.live() == 0;
         let old: Vec<SegmentState> = state.segments.splice(at..until, [new]).collect();
         state.untrimmed.retain(|sealed| !numbers.contains(&sealed.segment.number));
-        let retired = |s: &SegmentState| Retired { file: s.segment.file, dropped_in: None };
-        state.retired.extend(old.iter().map(retired));
+        let retired = |s: SegmentState| Retired { segment: s.segment, dropped_in: None };
+        state.retired.extend(old.into_iter().map(retired));
         for queue in state.queues.values_mut() {
             queue.lanes.iter_mut().for_each(|lane| lane.forget(numbers.clone()));
         }

@@ -6,12 +6,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Engine;
 use super::compact::Rewrite;
+use super::{Engine, poisoned};
 use crate::error::Result;
 use crate::format::position::Position;
 use crate::log::{LaneIndex, Segment, index_name};
-use crate::storage::Prepare;
+use crate::storage::{Prepare, Spare};
 
 /// The name of an index that is being written.
 pub(super) const INDEX_BEING_WRITTEN: &str = "index.tmp";
@@ -52,8 +52,22 @@ impl Engine {
         if self.compact(&mut maintenance)? {
             return Ok(true);
         }
-        self.log.remove_unused();
+        self.give_back_unused()?;
         Ok(false)
+    }
+
+    /// Gives back prepared segments that will not be used.
+    pub(super) fn give_back_unused(&self) -> Result<()> {
+        self.give_back_segments(&self.log.take_unused())
+    }
+
+    /// Gives back files of segments that nobody needs or has mapped any more.
+    pub(super) fn give_back_segments(&self, names: &[String]) -> Result<()> {
+        self.space.give_back(Spare::Log, names).map_err(|error| {
+            let failed = self.log.poison(error);
+            self.on_poison();
+            poisoned(Some(failed))
+        })
     }
 
     fn sync_if_due(&self) -> Result<bool> {

@@ -27,7 +27,7 @@ use crate::log::{
 use crate::options::Durability;
 use crate::planted::{Bug, planted};
 use crate::report::Recovery;
-use crate::storage::{self, PROBE, Prepare, Space};
+use crate::storage::{self, PROBE, Prepare, Space, Spare};
 use crate::sync::atomic::{AtomicBool, AtomicU64};
 
 impl Opening {
@@ -364,6 +364,7 @@ impl Engine {
     /// that the cursor names, and must not come back into it.
     fn remove_strays(&self, files: &[(String, u64)], strays: &[u32]) -> Result<()> {
         let named: Vec<u32> = self.lock_state().segments.iter().map(|s| s.segment.file).collect();
+        let mut unused = Vec::new();
         for (name, _) in files {
             let unnamed = |number: u32| !named.contains(&number);
             if let Some(number) = parse_segment_name(name).filter(|&number| unnamed(number)) {
@@ -375,18 +376,20 @@ impl Engine {
                     // It cannot come into the log, and stays until there is a place for it.
                     continue;
                 }
-                let _ = self.storage.remove(name);
                 let _ = self.storage.remove(&index_name(number));
+                unused.push(name.clone());
+            } else if name == COPY_NAME {
+                self.space.put_back(Spare::Copy, name);
             } else if name == "cursor.tmp"
                 || name == "part.tmp"
                 || name == PROBE
                 || name == INDEX_BEING_WRITTEN
-                || name == COPY_NAME
                 || parse_index_name(name).is_some_and(unnamed)
             {
                 let _ = self.storage.remove(name);
             }
         }
+        self.give_back_segments(&unused)?;
         self.space.freed();
         self.storage.sync_dir().map_err(|error| {
             let failed = self.log.poison(error);

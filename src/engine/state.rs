@@ -213,10 +213,10 @@ impl Weight {
     }
 }
 
-/// A file whose segment was rewritten. A kept cursor may still name it.
+/// A segment that was rewritten. A kept cursor may still name it.
 #[derive(Debug)]
 pub(super) struct Retired {
-    pub file: u32,
+    pub segment: Arc<Segment>,
     /// The generation of the first cursor that does not name it.
     pub dropped_in: Option<u64>,
 }
@@ -237,7 +237,7 @@ pub(super) struct State {
     pub cursor_bytes: u64,
     /// Sealed, and not yet cut to their end.
     pub untrimmed: Vec<Sealed>,
-    /// Files of segments that were rewritten.
+    /// Segments that were rewritten, whose files are still there.
     pub retired: Vec<Retired>,
     /// A sealed segment has lost its last message since the background thread looked.
     pub reclaimable: bool,

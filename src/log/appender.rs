@@ -504,13 +504,10 @@ impl Log {
         tail.discarded.extend(tail.prepared.drain(..));
     }
 
-    /// Removes prepared segments that will not be used: they were passed over, or the log is closed.
-    pub fn remove_unused(&self) {
+    /// The names of prepared segments that will not be used: they were passed over, or the log is closed.
+    pub fn take_unused(&self) -> Vec<String> {
         let unused = std::mem::take(&mut self.tail.lock().discarded);
-        for prepared in unused {
-            // A file that cannot be removed is removed by the next open.
-            self.space.remove(&segment_name(prepared.header.number));
-        }
+        unused.iter().map(|prepared| segment_name(prepared.header.number)).collect()
     }
 }
 

@@ -77,6 +77,12 @@ impl Segment {
         segment
     }
 
+    /// Gives the segment up. Whether nobody else has it, or its bytes, so that its file may change.
+    pub fn is_last(self: Arc<Self>) -> bool {
+        let segment = Arc::into_inner(self);
+        segment.is_some_and(|segment| segment.data.into_inner().is_none_or(Mapping::is_last))
+    }
+
     pub fn name(&self) -> String {
         segment_name(self.file)
     }

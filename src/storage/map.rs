@@ -130,6 +130,11 @@ impl Mapping {
         &self.memory
     }
 
+    /// Gives the memory up. Whether nobody else has it, so that the file may change.
+    pub(crate) fn is_last(self) -> bool {
+        Arc::into_inner(self.memory).is_some()
+    }
+
     /// The end of what may be read. It only rises.
     #[inline]
     pub(crate) fn published(&self) -> u64 {

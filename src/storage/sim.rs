@@ -102,6 +102,12 @@ impl Disk {
         self.state().capacity = bytes;
     }
 
+    /// Sets how many bytes must be free beyond a new file's length for it to be created, though it does not take them: on
+    /// some file systems that is much. Only where a capacity is set; 0 at first.
+    pub fn set_creation_slack(&self, bytes: u64) {
+        self.state().creation_slack = bytes;
+    }
+
     /// The disk as the next process finds it after this one was killed right now.
     ///
     /// Everything written survives, since the page cache does; what was not synced is still not synced. The boot is the

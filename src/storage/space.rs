@@ -5,18 +5,27 @@
 //! which get another name when a file of that kind is needed and cannot be made. Inserts wait until all spares are
 //! there again; what is given back goes to them first.
 //!
+//! **Nothing that must go on makes a file.** A file system may want much more space for a new file than the file takes
+//! (XFS some hundred KiB), but none for another name. So what is no longer needed becomes a spare again by a rename, and
+//! is cut or lengthened there.
+//!
 //! A limit that a store is opened with acts in the same way as the end of the disk, only earlier.
 //!
-//! Crash windows: a spare that is missing or too short, which the next insert finds and makes anew; a spare that has
-//! its new name, which is a file as it would have been made.
+//! Crash windows:
+//! - a spare is missing or too short: the next insert finds that, and makes it anew;
+//! - a spare has its new name: it is a file as it would have been made. What it holds is not told before that name is
+//!   durable, which is up to whoever takes it, as with a file that is made;
+//! - a file that was given back has its old name again after a power cut: it holds what it did, since a spare is changed
+//!   only once the directory is synced. To an open it is a file that was not removed yet: a segment that no kept cursor
+//!   names, or a cursor older than those, neither of which it believes.
 
-use std::collections::HashSet;
 use std::io::{self, ErrorKind};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::{File, Prepare, Storage};
 use crate::lock::Lock;
+use crate::planted::{Bug, planted};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What a spare is for.
@@ -82,13 +91,11 @@ pub(crate) struct Space {
     full: AtomicBool,
     /// How often space was given back, held back, or asked for in vain.
     changes: AtomicU64,
-    /// Segments that were spares, and will give back what they take.
-    lent: Lock<HashSet<String>>,
     /// Held from the look at the limit until the file is there. How long all files were when the store was opened, or the
     /// first spare was taken: if that was beyond the limit, what was held back then is held back again.
     limit: Lock<u64>,
-    /// Held by whoever makes or takes spares.
-    spares: Lock<()>,
+    /// Held by whoever makes, takes or changes spares, or gives back what becomes one. How long they were to be last.
+    spares: Lock<SpareBytes>,
 }
 
 impl Space {
@@ -106,17 +113,14 @@ impl Space {
             short: AtomicBool::new(false),
             full: AtomicBool::new(false),
             changes: AtomicU64::new(0),
-            lent: Lock::default(),
             limit: Lock::new(before),
-            spares: Lock::new(()),
+            spares: Lock::default(),
         }
     }
 
     /// Whether no thread has panicked in here.
     pub fn is_healthy(&self) -> bool {
-        self.spares.try_healthy().is_some()
-            && self.lent.try_healthy().is_some()
-            && self.limit.try_healthy().is_some()
+        self.spares.try_healthy().is_some() && self.limit.try_healthy().is_some()
     }
 
     /// Whether all spares are there, so that inserts may go on.
@@ -150,10 +154,56 @@ impl Space {
     pub fn remove(&self, name: &str) -> bool {
         let removed = self.storage.remove(name).is_ok();
         if removed {
-            self.lent.lock().remove(name);
             self.freed();
         }
         removed
+    }
+
+    /// Removes a file whose name says nothing, whether it is there or not; or makes a spare of it, if one is missing.
+    pub fn put_back(&self, spare: Spare, name: &str) {
+        let bytes = self.spares.lock();
+        self.put_back_one(spare, name, *bytes);
+    }
+
+    /// As [`put_back`](Space::put_back), for files that mean something to an open: they are changed only once it would
+    /// not find them any more. Nobody may have them mapped.
+    ///
+    /// An error is that of a sync of the directory, after which nothing may go on.
+    pub fn give_back(&self, spare: Spare, names: &[String]) -> io::Result<()> {
+        let bytes = self.spares.lock();
+        let mut kept = false;
+        for name in names {
+            kept |= self.put_back_one(spare, name, *bytes);
+        }
+        if kept && !planted(Bug::ReusedBeforeTheSync) { self.storage.sync_dir() } else { Ok(()) }
+    }
+
+    /// Whether a spare was made of it.
+    fn put_back_one(&self, spare: Spare, name: &str, bytes: SpareBytes) -> bool {
+        // What a backup shares must stay as it is.
+        let missing = match self.is_complete() || self.storage.is_linked(name) {
+            true => None,
+            false => self.missing(spare, bytes),
+        };
+        let kept = missing.is_some_and(|missing| self.storage.rename(name, missing).is_ok());
+        if kept {
+            self.freed();
+        } else {
+            // One that stays is removed by the next open.
+            self.remove(name);
+        }
+        kept
+    }
+
+    /// The name of a spare that is not there, of this kind rather than another.
+    fn missing(&self, spare: Spare, bytes: SpareBytes) -> Option<&'static str> {
+        let is_missing = |name: &&&str| {
+            let opened = self.storage.open_read(name);
+            opened.is_err_and(|error| error.kind() == ErrorKind::NotFound)
+        };
+        let kinds = [spare, Spare::Cursor, Spare::Copy, Spare::Log].into_iter();
+        let kinds = kinds.filter(|kind| *kind != Spare::Copy || bytes.copy > 0);
+        kinds.flat_map(|kind| kind.names().iter().find(is_missing)).next().copied()
     }
 
     /// As [`Storage::create`], within the limit.
@@ -196,8 +246,7 @@ impl Space {
     }
 
     /// As [`create`](Space::create), with the longest of `lens`, or what is held back for this if there is no space. Once
-    /// something was, it is taken first, until all is there again: what is free belongs to the spares. The caller
-    /// overwrites it, or asks for zeroes by `prepare`.
+    /// something was, it is taken first, until all is there again: what is free belongs to the spares.
     pub fn create_or_take(
         &self,
         spare: Spare,
@@ -206,41 +255,61 @@ impl Space {
         prepare: Prepare,
     ) -> io::Result<Arc<dyn File>> {
         if self.short.load(Ordering::Acquire)
-            && let Some(taken) = self.take(spare, name, lens.clone(), prepare)?
+            && let Some(taken) = self.take(spare, name, lens.clone())?
         {
             return Ok(taken);
         }
         match self.create_within(true, name, *lens.end(), prepare) {
-            Err(error) if is_full(&error) => self.take(spare, name, lens, prepare)?.ok_or(error),
+            Err(error) if is_full(&error) => self.take(spare, name, lens)?.ok_or(error),
             made => made,
         }
     }
 
+    /// Makes a spare as long as it is to be, fills it with zeroes, and gives it another name.
     fn take(
         &self,
         spare: Spare,
         name: &str,
         lens: RangeInclusive<u64>,
-        prepare: Prepare,
     ) -> io::Result<Option<Arc<dyn File>>> {
         let _spares = self.spares.lock();
-        match spare {
-            Spare::Log => match self.take_whole(spare, name, lens.clone())? {
-                Some(taken) => Ok(Some(taken)),
-                None => self.cut_log_from_copy(name, lens, prepare),
-            },
-            Spare::Copy => self.cut_off(spare, name, *lens.end(), prepare),
-            Spare::Cursor => {
-                // Without a cursor nothing is given back, so it is worth more than the rest.
-                for spare in [Spare::Cursor, Spare::Copy, Spare::Log] {
-                    let taken = self.cut_off(spare, name, *lens.end(), prepare)?;
-                    if taken.is_some() {
-                        return Ok(taken);
-                    }
+        let kinds: &[Spare] = match spare {
+            // From the other where somebody else has taken what came back: compaction has to wait then.
+            Spare::Log => &[Spare::Log, Spare::Copy],
+            // Without a cursor nothing is given back, so it is worth more than the rest.
+            Spare::Cursor => &[Spare::Cursor, Spare::Copy, Spare::Log],
+            Spare::Copy => &[Spare::Copy],
+        };
+        for kind in kinds {
+            let (least, most) = lens.clone().into_inner();
+            let most = if *kind == spare { most } else { most.min(least.max(LOG_CUT_BYTES)) };
+            for held in kind.names() {
+                let Ok(file) = self.storage.open(held) else { continue };
+                self.is_taken();
+                // Under its own name, so that nothing is left under the other one if it fails.
+                if self.fit(&*file, least..=most)? {
+                    zero(&*file, file.len()?)?;
+                    self.storage.rename(held, name)?;
+                    return Ok(Some(file));
                 }
-                Ok(None)
             }
         }
+        Ok(None)
+    }
+
+    /// Cuts a file that is too long, and lengthens one that is too short. Whether there was space for that.
+    fn fit(&self, file: &dyn File, lens: RangeInclusive<u64>) -> io::Result<bool> {
+        let (held, least, most) = (file.len()?, *lens.start(), *lens.end());
+        if held > most {
+            file.set_len(most)?;
+            self.freed();
+        } else if held < least {
+            match self.within_limit(true, least - held, || file.lengthen(least)) {
+                Err(error) if is_full(&error) => return Ok(false),
+                lengthened => lengthened?,
+            }
+        }
+        Ok(true)
     }
 
     fn is_taken(&self) {
@@ -249,70 +318,6 @@ impl Space {
             let mut before = self.limit.lock();
             *before = self.used().unwrap_or(0).max(*before);
         }
-    }
-
-    /// Gives a spare another name.
-    fn take_whole(
-        &self,
-        spare: Spare,
-        name: &str,
-        lens: RangeInclusive<u64>,
-    ) -> io::Result<Option<Arc<dyn File>>> {
-        for held in spare.names() {
-            let Ok(file) = self.storage.open(held) else { continue };
-            let len = file.len()?;
-            if !lens.contains(&len) {
-                continue;
-            }
-            // Under its own name, so that nothing is left under the other one if it fails.
-            zero(&*file, len)?;
-            self.is_taken();
-            self.storage.rename(held, name)?;
-            self.lent.lock().insert(name.to_owned());
-            return Ok(Some(file));
-        }
-        Ok(None)
-    }
-
-    /// Where somebody else has taken what came back: compaction has to wait then.
-    fn cut_log_from_copy(
-        &self,
-        name: &str,
-        lens: RangeInclusive<u64>,
-        prepare: Prepare,
-    ) -> io::Result<Option<Arc<dyn File>>> {
-        let len = (*lens.start()).max(LOG_CUT_BYTES).min(*lens.end());
-        let cut = self.cut_off(Spare::Copy, name, len, prepare)?;
-        if cut.is_some() {
-            self.lent.lock().insert(name.to_owned());
-        }
-        Ok(cut)
-    }
-
-    /// Makes a file out of the end of a spare. The rest stays held back.
-    fn cut_off(
-        &self,
-        spare: Spare,
-        name: &str,
-        len: u64,
-        prepare: Prepare,
-    ) -> io::Result<Option<Arc<dyn File>>> {
-        for held in spare.names() {
-            let Ok(file) = self.storage.open(held) else { continue };
-            let before = file.len()?;
-            let Some(rest) = before.checked_sub(len) else { continue };
-            // Systems give back whole pages.
-            let rest = rest / STEP * STEP;
-            self.is_taken();
-            file.set_len(rest)?;
-            // It takes no more than was given back: no limit stands in the way.
-            let made = self.storage.create(name, len, prepare);
-            if made.is_err() {
-                let _ = file.lengthen(before);
-            }
-            return made.map(Some);
-        }
-        Ok(None)
     }
 
     /// How long the longest spare of this kind is that is there; 0 if none is.
@@ -324,19 +329,16 @@ impl Space {
     /// Makes sure that all spares are there, and as long as this; those that are much longer are cut. Where there is no space
     /// for that, they become as long as they can, roughly.
     pub fn hold_back(&self, bytes: SpareBytes) -> io::Result<()> {
-        let _spares = self.spares.lock();
+        let mut spares = self.spares.lock();
+        *spares = bytes;
         self.cut(bytes);
-        // What is lent to the log comes back: made anew now, it would take from the others.
-        let lent = self.lent.lock().len();
-        // What cursors need grows while the disk is full, and must not take from what goes round in the log: a system may
-        // take a while to give back what was freed.
-        self.hold(Spare::Log, bytes.log, lent)?;
-        let cursor = self.hold(Spare::Cursor, bytes.cursor, 0);
-        let copy = self.hold(Spare::Copy, bytes.copy, 0);
+        // A log spare that is missing is most often a segment by now, and comes back: made anew, it would take from the
+        // others. What cursors need grows while the disk is full, and goes before what compaction needs.
+        self.hold(Spare::Log, bytes.log, false)?;
+        let held = self.hold(Spare::Cursor, bytes.cursor, true);
+        let held = held.and_then(|()| self.hold(Spare::Copy, bytes.copy, true));
         self.changes.fetch_add(1, Ordering::AcqRel);
-        cursor.and(copy)?;
-        self.hold(Spare::Log, bytes.log, 0)?;
-        self.lent.lock().clear();
+        held.and_then(|()| self.hold(Spare::Log, bytes.log, true))?;
         if let Some(max) = self.max_bytes
             && self.used()? <= max
         {
@@ -347,24 +349,21 @@ impl Space {
         Ok(())
     }
 
-    /// All spares of a kind but so many.
-    fn hold(&self, spare: Spare, len: u64, but: usize) -> io::Result<()> {
-        let mut missing = Vec::new();
+    /// Lengthens the spares of a kind, and if it `makes` them, makes those that are missing.
+    fn hold(&self, spare: Spare, len: u64, makes: bool) -> io::Result<()> {
         for name in spare.names().iter().filter(|_| len > 0) {
             match self.storage.open(name) {
                 Ok(file) if file.len()? < len => self.lengthen(&*file, file.len()?, len)?,
                 Ok(_) => {}
-                Err(_) => missing.push(name),
+                Err(_) if makes => drop(self.create_within(true, name, len, Prepare::Reserve)?),
+                Err(_) => {}
             }
-        }
-        for name in missing.iter().skip(but) {
-            self.create_within(true, name, len, Prepare::Reserve)?;
         }
         Ok(())
     }
 
-    /// Gives back what is held beyond this.
-    pub fn give_back(&self, bytes: SpareBytes) {
+    /// Cuts what is held beyond this.
+    pub fn hold_less(&self, bytes: SpareBytes) {
         let _spares = self.spares.lock();
         self.cut(bytes);
     }
@@ -467,24 +466,53 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_a_spare_stays_held_back() {
-        let (_, space) = space(40 * K, None);
+    fn what_is_given_back_becomes_a_spare_where_no_file_can_be_made() {
+        let (disk, space) = space(40 * K, None);
         space.hold_back(BYTES).unwrap();
-        assert!(is_full(&create_cursor(&space, "c", 16 * K + 1).unwrap_err()));
-        assert_eq!(create_cursor(&space, "c", 5 * K).unwrap(), 5 * K);
-        assert_eq!(space.held(Spare::Cursor), 8 * K);
-        assert_eq!(create_cursor(&space, "d", 8 * K).unwrap(), 8 * K);
-        assert!(is_full(&create_cursor(&space, "e", 9 * K).unwrap_err()));
-        // Without a cursor nothing is given back, so that even the log has to give.
-        assert_eq!(create_cursor(&space, "e", 4 * K).unwrap(), 4 * K);
+        disk.set_creation_slack(1000 * K);
+        let [a, b] = ["a", "b"].map(str::to_owned);
+        assert_eq!(create_cursor(&space, "a", 5 * K).unwrap(), 5 * K);
+        assert_eq!(space.held(Spare::Cursor), 0);
+        space.give_back(Spare::Cursor, &[a]).unwrap();
+        space.hold_back(BYTES).unwrap();
+        assert_eq!(space.held(Spare::Cursor), 16 * K);
+
+        assert_eq!(create_log(&space, "b").unwrap(), 8 * K);
+        assert!(is_full(&space.hold_back(BYTES).unwrap_err()));
+        space.give_back(Spare::Log, &[b]).unwrap();
+        space.hold_back(BYTES).unwrap();
+        assert!(space.is_complete());
+        disk.set_creation_slack(0);
+        disk.set_capacity(None);
+        space.create("c", 1, Prepare::Reserve).unwrap();
+        space.give_back(Spare::Log, &["c".to_owned()]).unwrap();
+        let spares = ["spare.cursor", "spare.log.1", "spare.log.2", "spare.log.3"];
+        assert_eq!(disk.file_names(), spares, "no more than are wanted");
+    }
+
+    /// With its old name it would be taken for what it was.
+    #[test]
+    fn what_was_given_back_never_has_its_old_name_and_another_content() {
+        for seed in 0..100 {
+            let (disk, space) = space(32 * K, None);
+            disk.write_file("a", vec![7; 8 << 10]);
+            space.give_back(Spare::Log, &["a".to_owned()]).unwrap();
+            create_log(&space, "b").unwrap();
+            let left = disk.power_cut(seed);
+            assert!(left.read_file("a").is_none_or(|bytes| bytes == [7; 8 << 10]), "{seed}");
+        }
     }
 
     #[test]
-    fn a_cursor_takes_the_place_of_a_compaction_if_it_must() {
+    fn a_cursor_takes_the_place_of_a_compaction_or_of_the_log_if_it_must() {
         let (_, space) = space(80 * K, None);
         space.hold_back(SpareBytes { copy: 40 * K, ..BYTES }).unwrap();
         assert_eq!(create_cursor(&space, "c", 30 * K).unwrap(), 30 * K);
-        assert_eq!((space.held(Spare::Cursor), space.held(Spare::Copy)), (16 * K, 8 * K));
+        assert_eq!((space.held(Spare::Cursor), space.held(Spare::Copy)), (16 * K, 0));
+        assert_eq!(create_cursor(&space, "d", 25 * K).unwrap(), 25 * K);
+        assert_eq!((space.held(Spare::Cursor), space.held(Spare::Log)), (0, 8 * K));
+        assert_eq!(create_cursor(&space, "e", 8 * K).unwrap(), 8 * K);
+        assert!(is_full(&create_cursor(&space, "f", 25 * K).unwrap_err()));
     }
 
     #[test]

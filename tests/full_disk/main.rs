@@ -4,7 +4,18 @@ mod attacks;
 mod real;
 mod simulated;
 
+use millpond::testing::Disk;
 use millpond::{Delivery, ErrorKind, Queue};
+
+/// What a new file may need besides its length, in bytes: nothing, or as much as on XFS.
+pub const CREATION_SLACKS: [u64; 2] = [0, 300 << 10];
+
+/// A disk on which making a file needs so much.
+pub fn disk_with_slack(slack: u64) -> Disk {
+    let disk = Disk::new();
+    disk.set_creation_slack(slack);
+    disk
+}
 
 pub fn payload(n: u64, bytes: usize) -> Vec<u8> {
     let mut payload = n.to_le_bytes().to_vec();

@@ -104,6 +104,7 @@ pub(super) struct State {
     /// What lies between the two, in order.
     pending: Vec<Pending>,
     pub(super) capacity: Option<u64>,
+    pub(super) creation_slack: u64,
     pub(super) faults: Vec<Fault>,
     pub(super) faults_struck: u64,
     pub(super) operations: u64,
@@ -122,6 +123,7 @@ impl State {
             durable: Namespace::default(),
             pending: Vec::new(),
             capacity,
+            creation_slack: 0,
             faults: Vec::new(),
             faults_struck: 0,
             operations: 0,
@@ -141,6 +143,7 @@ impl State {
             pending: self.pending.clone(),
             boot_id: self.boot_id.clone(),
             pid: self.pid + 1,
+            creation_slack: self.creation_slack,
             ..Self::new(self.capacity)
         }
     }
@@ -161,6 +164,7 @@ impl State {
             volatile: left.clone(),
             durable: left,
             pid: self.pid + 1,
+            creation_slack: self.creation_slack,
             ..Self::new(self.capacity)
         }
     }
@@ -259,7 +263,7 @@ impl State {
         }
         if len > 0 {
             self.fail(FaultKind::Reserve)?;
-            self.check_space(len)?;
+            self.check_space(len + self.creation_slack)?;
         }
         Ok(self.add(name, len))
     }
