@@ -15,8 +15,8 @@ use crate::storage::SpareBytes;
 /// How long a spare segment is, in bytes; a quarter of a segment, if that is less.
 const SPARE_LOG_BYTES: u64 = 64 << 10;
 
-/// How long a cursor may become while the disk is full, in bytes, besides what is known to come; a quarter of a segment,
-/// if that is less.
+/// How much longer cursors may become while the disk is full, in bytes, besides what is known to come; a quarter of a
+/// segment, if that is less.
 const SPARE_CURSOR_BYTES: u64 = 64 << 10;
 
 impl Engine {
@@ -78,8 +78,8 @@ impl Engine {
         let state = self.lock_state();
         let messages: u64 = state.segments.iter().map(|s| s.messages).sum();
         // What is deleted in a segment takes at most a bit for each message, what is touched as much again as now. Two
-        // cursors of that size are kept, and another one is written.
-        let cursor = SPARE_CURSOR_BYTES.min(quarter) + 3 * (messages / 8 + state.cursor_bytes);
+        // cursors of that size are kept, and another one is written; there are two spares for all of them.
+        let cursors = SPARE_CURSOR_BYTES.min(quarter) + 3 * (messages / 8 + state.cursor_bytes);
         let sealed = state.segments.iter().filter(|s| s.segment.is_sealed());
         let sealed = sealed.map(|s| u64::from(s.segment.end())).max();
         let active = self.log.tail().active_bytes().0;
@@ -88,7 +88,7 @@ impl Engine {
         let copy = if longest > 0 { longest / 2 + SEGMENT_OVERHEAD } else { 0 };
         SpareBytes {
             log: SPARE_LOG_BYTES.min(quarter),
-            cursor: cursor.next_multiple_of(4096),
+            cursor: (cursors / 2).next_multiple_of(4096),
             copy: copy.next_multiple_of(4096),
         }
     }

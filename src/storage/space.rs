@@ -34,13 +34,13 @@ pub(crate) enum Spare {
     /// Segments for records that settle. There are three: one is written to, and what the one before took is given back
     /// when the log has gone on in the next for a while.
     Log,
-    /// Two cursors are kept, and a third one is written.
+    /// Cursors. There are two, since a store that has just begun writes two of them before it gives one back.
     Cursor,
     /// What a compaction writes.
     Copy,
 }
 
-/// How long the spares are to be, in bytes; 0 for none.
+/// How long each spare is to be, in bytes; 0 for none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SpareBytes {
     pub log: u64,
@@ -57,9 +57,6 @@ const TOO_LONG: u64 = 2;
 /// Space is had and given back in multiples of this, in bytes.
 const STEP: u64 = 4096;
 
-/// How long a segment is that is made of the spare for compaction, in bytes, if no more is needed.
-const LOG_CUT_BYTES: u64 = 16 << 10;
-
 /// How many zeroes are written at a time.
 const ZEROES: [u8; 4096] = [0; 4096];
 
@@ -67,7 +64,7 @@ impl Spare {
     const fn names(self) -> &'static [&'static str] {
         match self {
             Spare::Log => &["spare.log.1", "spare.log.2", "spare.log.3"],
-            Spare::Cursor => &["spare.cursor"],
+            Spare::Cursor => &["spare.cursor.1", "spare.cursor.2"],
             Spare::Copy => &["spare.copy"],
         }
     }
@@ -274,24 +271,19 @@ impl Space {
     ) -> io::Result<Option<Arc<dyn File>>> {
         let _spares = self.spares.lock();
         let kinds: &[Spare] = match spare {
-            // From the other where somebody else has taken what came back: compaction has to wait then.
-            Spare::Log => &[Spare::Log, Spare::Copy],
+            Spare::Log => &[Spare::Log],
             // Without a cursor nothing is given back, so it is worth more than the rest.
             Spare::Cursor => &[Spare::Cursor, Spare::Copy, Spare::Log],
             Spare::Copy => &[Spare::Copy],
         };
-        for kind in kinds {
-            let (least, most) = lens.clone().into_inner();
-            let most = if *kind == spare { most } else { most.min(least.max(LOG_CUT_BYTES)) };
-            for held in kind.names() {
-                let Ok(file) = self.storage.open(held) else { continue };
-                self.is_taken();
-                // Under its own name, so that nothing is left under the other one if it fails.
-                if self.fit(&*file, least..=most)? {
-                    zero(&*file, file.len()?)?;
-                    self.storage.rename(held, name)?;
-                    return Ok(Some(file));
-                }
+        for held in kinds.iter().flat_map(|kind| kind.names()) {
+            let Ok(file) = self.storage.open(held) else { continue };
+            self.is_taken();
+            // Under its own name, so that nothing is left under the other one if it fails.
+            if self.fit(&*file, lens.clone())? {
+                zero(&*file, file.len()?)?;
+                self.storage.rename(held, name)?;
+                return Ok(Some(file));
             }
         }
         Ok(None)
@@ -447,7 +439,7 @@ mod tests {
 
     #[test]
     fn spares_are_taken_only_when_nothing_can_be_made() {
-        let (disk, space) = space(140 * K, None);
+        let (disk, space) = space(156 * K, None);
         space.hold_back(BYTES).unwrap();
         assert!(space.is_complete());
         assert_eq!(create_log(&space, "a").unwrap(), 100 * K);
@@ -458,7 +450,7 @@ mod tests {
         }
         assert!(is_full(&create_log(&space, "e").unwrap_err()));
         assert!(is_full(&space.hold_back(BYTES).unwrap_err()));
-        assert_eq!(disk.file_names(), ["a", "b", "c", "d", "spare.cursor"]);
+        assert_eq!(disk.file_names(), ["a", "b", "c", "d", "spare.cursor.1", "spare.cursor.2"]);
 
         assert!(space.remove("a") && !space.is_full());
         space.hold_back(BYTES).unwrap();
@@ -467,13 +459,14 @@ mod tests {
 
     #[test]
     fn what_is_given_back_becomes_a_spare_where_no_file_can_be_made() {
-        let (disk, space) = space(40 * K, None);
+        let (disk, space) = space(56 * K, None);
         space.hold_back(BYTES).unwrap();
         disk.set_creation_slack(1000 * K);
         let [a, b] = ["a", "b"].map(str::to_owned);
         assert_eq!(create_cursor(&space, "a", 5 * K).unwrap(), 5 * K);
+        assert_eq!(create_cursor(&space, "b", 5 * K).unwrap(), 5 * K);
         assert_eq!(space.held(Spare::Cursor), 0);
-        space.give_back(Spare::Cursor, &[a]).unwrap();
+        space.give_back(Spare::Cursor, &[a, b.clone()]).unwrap();
         space.hold_back(BYTES).unwrap();
         assert_eq!(space.held(Spare::Cursor), 16 * K);
 
@@ -486,8 +479,7 @@ mod tests {
         disk.set_capacity(None);
         space.create("c", 1, Prepare::Reserve).unwrap();
         space.give_back(Spare::Log, &["c".to_owned()]).unwrap();
-        let spares = ["spare.cursor", "spare.log.1", "spare.log.2", "spare.log.3"];
-        assert_eq!(disk.file_names(), spares, "no more than are wanted");
+        assert_eq!(disk.file_names().len(), 5, "no more than are wanted");
     }
 
     /// With its old name it would be taken for what it was.
@@ -505,14 +497,15 @@ mod tests {
 
     #[test]
     fn a_cursor_takes_the_place_of_a_compaction_or_of_the_log_if_it_must() {
-        let (_, space) = space(80 * K, None);
+        let (_, space) = space(96 * K, None);
         space.hold_back(SpareBytes { copy: 40 * K, ..BYTES }).unwrap();
         assert_eq!(create_cursor(&space, "c", 30 * K).unwrap(), 30 * K);
         assert_eq!((space.held(Spare::Cursor), space.held(Spare::Copy)), (16 * K, 0));
-        assert_eq!(create_cursor(&space, "d", 25 * K).unwrap(), 25 * K);
+        for (name, len) in [("d", 26 * K), ("e", 16 * K), ("f", 8 * K)] {
+            assert_eq!(create_cursor(&space, name, len).unwrap(), len);
+        }
         assert_eq!((space.held(Spare::Cursor), space.held(Spare::Log)), (0, 8 * K));
-        assert_eq!(create_cursor(&space, "e", 8 * K).unwrap(), 8 * K);
-        assert!(is_full(&create_cursor(&space, "f", 25 * K).unwrap_err()));
+        assert!(is_full(&create_cursor(&space, "g", 9 * K).unwrap_err()));
     }
 
     #[test]
@@ -538,14 +531,14 @@ mod tests {
         assert_eq!(held(SpareBytes { copy: 60 * K, ..BYTES }), (8, 16, 100, false));
         assert_eq!(held(SpareBytes { copy: 40 * K, ..BYTES }), (8, 16, 40, false));
         // As much as there is.
-        assert_eq!(held(SpareBytes { copy: 1640 * K, ..BYTES }), (8, 16, 840, true));
+        assert_eq!(held(SpareBytes { copy: 1640 * K, ..BYTES }), (8, 16, 800, true));
         assert_eq!(held(BYTES), (8, 16, 0, false));
-        assert_eq!(disk.file_names().len(), 4);
+        assert_eq!(disk.file_names().len(), 5);
     }
 
     #[test]
     fn a_limit_acts_as_the_end_of_the_disk() {
-        let (_, space) = space(10_000 * K, Some(140 * K));
+        let (_, space) = space(10_000 * K, Some(156 * K));
         space.hold_back(BYTES).unwrap();
         assert_eq!(create_log(&space, "a").unwrap(), 100 * K);
         assert_eq!(create_log(&space, "b").unwrap(), 8 * K);

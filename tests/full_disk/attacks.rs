@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use millpond::State;
 use millpond::testing::{Clock, Disk, Fault, FaultKind, step};
 
 use super::simulated::{SEGMENT_BYTES, options, settle, take_all_space, used};
-use super::{disk_with_slack, fill, get, payload};
+use super::{CREATION_SLACK, disk_with_slack, fill, get, payload};
 
 /// Ends the other thread, also if something fails.
 struct Stop<'a>(&'a AtomicBool);
@@ -33,14 +34,19 @@ fn inserts_work_again_after_a_cursor_that_found_no_space() {
     settle(&store);
     take_all_space(&disk);
     fill(&queue, 300, 500);
-    // Another program takes what becomes free at any moment.
-    disk.on_operation(Some(Box::new(|disk, _| take_all_space(disk))));
-    while let Some(delivery) = queue.try_get().unwrap() {
-        delivery.delete().unwrap();
-        settle(&store);
-    }
-    // It has ended. Whoever is refused has maintenance look again.
+    // Another program takes what becomes free at any moment, and removes what is held back.
+    disk.on_operation(Some(Box::new(|disk, _| {
+        let names = disk.file_names().into_iter().filter(|name| name.starts_with("spare."));
+        names.for_each(|name| disk.remove_file(&name));
+        take_all_space(disk);
+    })));
+    assert!(queue.purge(State::Ready).unwrap() >= 300);
+    settle(&store);
+    let before = used(&disk);
+    assert!(before > 2 * SEGMENT_BYTES, "no cursor could be written, and nothing be given back");
+    // It has ended, and leaves room for a cursor. Whoever is refused has maintenance look again.
     disk.on_operation(None);
+    disk.set_capacity(Some(before + (8 << 10)));
     settle(&store);
     if queue.insert(payload(1, 500)).is_err() {
         settle(&store);
@@ -65,7 +71,7 @@ fn a_segment_that_could_not_be_made_leaves_no_file() {
 /// A spare that had its new name already was lost by the write that failed.
 #[test]
 fn a_write_that_fails_while_a_spare_is_taken_costs_no_spare() {
-    let (disk, clock) = (disk_with_slack(300 << 10), Clock::new());
+    let (disk, clock) = (disk_with_slack(CREATION_SLACK), Clock::new());
     let store = options().open_simulated(&disk, &clock).unwrap();
     let queue = store.queue("q").unwrap();
     queue.insert(payload(0, 500)).unwrap();
@@ -128,7 +134,7 @@ fn a_large_message_leaves_no_large_spare() {
 /// What cursors left over became segments, until there was none left for a cursor.
 #[test]
 fn many_queues_do_not_use_up_what_is_held_back_for_cursors() {
-    for (queues, slack) in [(20, 0), (50, 0), (80, 0), (80, 300 << 10)] {
+    for (queues, slack) in [(20, 0), (50, 0), (80, 0), (80, CREATION_SLACK)] {
         let (disk, clock) = (disk_with_slack(slack), Clock::new());
         let store = options().open_simulated(&disk, &clock).unwrap();
         for n in 0..queues {

@@ -7,8 +7,9 @@ mod simulated;
 use millpond::testing::Disk;
 use millpond::{Delivery, ErrorKind, Queue};
 
-/// What a new file may need besides its length, in bytes: nothing, or as much as on XFS.
-pub const CREATION_SLACKS: [u64; 2] = [0, 300 << 10];
+/// What a new file may need besides its length, in bytes: nothing, or more than a segment, as on XFS.
+pub const CREATION_SLACKS: [u64; 2] = [0, CREATION_SLACK];
+pub const CREATION_SLACK: u64 = 96 << 10;
 
 /// A disk on which making a file needs so much.
 pub fn disk_with_slack(slack: u64) -> Disk {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use millpond::testing::{Clock, Disk, step};
 use millpond::{Durability, ErrorKind, Queue, QueueOptions, State, Store, StoreOptions};
 
-use super::{CREATION_SLACKS, disk_with_slack, fill, get, number, payload};
+use super::{CREATION_SLACK, CREATION_SLACKS, disk_with_slack, fill, get, number, payload};
 
 pub const SEGMENT_BYTES: u64 = 64 << 10;
 
@@ -59,7 +59,9 @@ fn refuses(queue: &Queue) {
 
 #[test]
 fn a_full_disk_refuses_inserts_and_nothing_else() {
-    for (messages, slack) in [(1, 0), (100, 0), (1000, 0), (1, 300 << 10), (1000, 300 << 10)] {
+    for (messages, slack) in
+        [(1, 0), (100, 0), (1000, 0), (1, CREATION_SLACK), (1000, CREATION_SLACK)]
+    {
         let (disk, clock, store, queue, messages) = full(messages, slack);
         let before = queue.stats().unwrap();
         refuses(&queue);
