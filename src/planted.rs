@@ -52,6 +52,8 @@ pub(crate) enum Bug {
     DeletedDuringRewriteForgotten,
     /// A file that was given back is changed before its new name is durable.
     ReusedBeforeTheSync,
+    /// A spare becomes a segment before what it held is gone for certain.
+    SpareTakenBeforeTheSync,
     /// Inserts use the space that is held back for a full disk.
     HeldBackSpaceUsed,
     /// A leader that is done wakes its own group, and nobody to lead the next one.

@@ -13,8 +13,8 @@
 //!
 //! Crash windows:
 //! - a spare is missing or too short: the next insert finds that, and makes it anew;
-//! - a spare has its new name: it is a file as it would have been made. What it holds is not told before that name is
-//!   durable, which is up to whoever takes it, as with a file that is made;
+//! - a spare has its new name: it is a file of zeroes, as one that was made. Where the name says something, the zeroes are
+//!   durable before;
 //! - a file that was given back has its old name again after a power cut: it holds what it did, since a spare is changed
 //!   only once the directory is synced. To an open it is a file that was not removed yet: a segment that no kept cursor
 //!   names, or a cursor older than those, neither of which it believes.
@@ -282,6 +282,10 @@ impl Space {
             // Under its own name, so that nothing is left under the other one if it fails.
             if self.fit(&*file, lens.clone())? {
                 zero(&*file, file.len()?)?;
+                if spare == Spare::Log && !planted(Bug::SpareTakenBeforeTheSync) {
+                    // The name of a segment says something at once, and what the file held may be another segment.
+                    file.sync_data()?;
+                }
                 self.storage.rename(held, name)?;
                 return Ok(Some(file));
             }

@@ -8,7 +8,7 @@ use millpond::State;
 use millpond::testing::{Clock, Disk, Fault, FaultKind, step};
 
 use super::simulated::{SEGMENT_BYTES, options, settle, take_all_space, used};
-use super::{CREATION_SLACK, disk_with_slack, fill, get, payload};
+use super::{NEVER, disk_with_slack, fill, get, payload};
 
 /// Ends the other thread, also if something fails.
 struct Stop<'a>(&'a AtomicBool);
@@ -71,7 +71,7 @@ fn a_segment_that_could_not_be_made_leaves_no_file() {
 /// A spare that had its new name already was lost by the write that failed.
 #[test]
 fn a_write_that_fails_while_a_spare_is_taken_costs_no_spare() {
-    let (disk, clock) = (disk_with_slack(CREATION_SLACK), Clock::new());
+    let (disk, clock) = (disk_with_slack(NEVER), Clock::new());
     let store = options().open_simulated(&disk, &clock).unwrap();
     let queue = store.queue("q").unwrap();
     queue.insert(payload(0, 500)).unwrap();
@@ -134,7 +134,7 @@ fn a_large_message_leaves_no_large_spare() {
 /// What cursors left over became segments, until there was none left for a cursor.
 #[test]
 fn many_queues_do_not_use_up_what_is_held_back_for_cursors() {
-    for (queues, slack) in [(20, 0), (50, 0), (80, 0), (80, CREATION_SLACK)] {
+    for (queues, slack) in [(20, 0), (50, 0), (80, 0), (80, NEVER)] {
         let (disk, clock) = (disk_with_slack(slack), Clock::new());
         let store = options().open_simulated(&disk, &clock).unwrap();
         for n in 0..queues {

@@ -7,11 +7,10 @@ mod simulated;
 use millpond::testing::Disk;
 use millpond::{Delivery, ErrorKind, Queue};
 
-/// What a new file may need besides its length, in bytes: nothing, or more than a segment, as on XFS.
-pub const CREATION_SLACKS: [u64; 2] = [0, CREATION_SLACK];
-pub const CREATION_SLACK: u64 = 96 << 10;
+/// So much space besides its length that no file can be made where there is an end to it, as on a full XFS.
+pub const NEVER: u64 = 1 << 40;
 
-/// A disk on which making a file needs so much.
+/// A disk on which making a file needs so much space besides.
 pub fn disk_with_slack(slack: u64) -> Disk {
     let disk = Disk::new();
     disk.set_creation_slack(slack);
