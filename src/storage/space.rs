@@ -421,6 +421,7 @@ fn zero(file: &dyn File, len: u64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::disk::RealDirectory;
     use super::super::sim::Disk;
     use super::*;
 
@@ -497,6 +498,20 @@ mod tests {
             let left = disk.power_cut(seed);
             assert!(left.read_file("a").is_none_or(|bytes| bytes == [7; 8 << 10]), "{seed}");
         }
+    }
+
+    #[test]
+    fn what_a_backup_shares_is_not_used_again() {
+        let [dir, backup] = [(), ()].map(|()| tempfile::tempdir().unwrap());
+        let [ours, shared] = [dir.path().join("a"), backup.path().join("a")];
+        std::fs::write(&ours, [7; 8 << 10]).unwrap();
+        std::fs::hard_link(&ours, &shared).unwrap();
+        let storage = Arc::new(RealDirectory::open(dir.path()).unwrap());
+        let space = Space::new(storage.clone(), None);
+        space.give_back(Spare::Log, &["a".to_owned()]).unwrap();
+        assert_eq!(storage.list().unwrap(), []);
+        space.hold_back(BYTES).unwrap();
+        assert_eq!(std::fs::read(&shared).unwrap(), [7; 8 << 10]);
     }
 
     #[test]
