@@ -367,7 +367,7 @@ impl Engine {
             // What cannot be removed now is removed by the next open.
             self.space.remove(&index_name(segment.file));
             let name = segment.name();
-            if segment.is_last() {
+            if segment.give_up() {
                 unused.push(name);
             } else {
                 // Deliveries keep the bytes of a file without a name.

@@ -78,9 +78,9 @@ impl Segment {
     }
 
     /// Gives the segment up. Whether nobody else has it, or its bytes, so that its file may change.
-    pub fn is_last(self: Arc<Self>) -> bool {
+    pub fn give_up(self: Arc<Self>) -> bool {
         let segment = Arc::into_inner(self);
-        segment.is_some_and(|segment| segment.data.into_inner().is_none_or(Mapping::is_last))
+        segment.is_some_and(|segment| segment.data.into_inner().is_none_or(Mapping::give_up))
     }
 
     pub fn name(&self) -> String {

@@ -131,7 +131,7 @@ impl Mapping {
     }
 
     /// Gives the memory up. Whether nobody else has it, so that the file may change.
-    pub(crate) fn is_last(self) -> bool {
+    pub(crate) fn give_up(self) -> bool {
         Arc::into_inner(self.memory).is_some()
     }
 

@@ -216,12 +216,11 @@ fn a_log_at_rest_goes_on_in_a_short_segment_and_keeps_no_others() {
     assert!(world.log.seal_for_rest(0).is_ok());
     assert_eq!(world.log.tail().end().segment(), 3);
     assert_eq!(world.log.tail().active_bytes(), (FRAMES_START.into(), AT_REST_BYTES.into()));
-    world.log.remove_unused();
-    assert_eq!(world.disk.file_names(), [1, 3].map(segment_name));
+    assert_eq!(world.log.take_unused(), [2].map(segment_name));
 }
 
 #[test]
-fn segments_that_are_too_small_for_a_message_are_passed_over_and_removed() {
+fn segments_that_are_too_small_for_a_message_are_passed_over_and_given_back() {
     let world = world();
     let payload = vec![7; 100 << 10];
     let Refused::Segment { frames_bytes } = world.insert(&[message(&payload)]).unwrap_err() else {
@@ -230,8 +229,7 @@ fn segments_that_are_too_small_for_a_message_are_passed_over_and_removed() {
     world.prepare().unwrap();
     assert!(world.log.prepare(frames_bytes, Purpose::Insert, 0).is_ok());
     assert_eq!(world.insert(&[message(&payload)]).unwrap().end.segment(), 3);
-    world.log.remove_unused();
-    assert_eq!(world.disk.file_names(), [1, 3].map(segment_name));
+    assert_eq!(world.log.take_unused(), [2].map(segment_name));
 }
 
 #[test]
@@ -240,8 +238,7 @@ fn a_closed_log_takes_nothing_and_keeps_no_prepared_segment() {
     world.prepare().unwrap();
     world.log.close();
     assert_eq!(world.record().unwrap_err(), Refused::Closed);
-    world.log.remove_unused();
-    assert_eq!(world.disk.file_names(), [1].map(segment_name));
+    assert_eq!(world.log.take_unused(), [2].map(segment_name));
 }
 
 #[test]
