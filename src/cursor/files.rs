@@ -202,7 +202,8 @@ mod tests {
             let newest = Some((generation, STORE));
             assert_eq!(load_from(&disk.power_cut(0), Some(STORE)), (newest, Vec::new()));
         }
-        assert_eq!(disk.file_names(), [4, 5].map(cursor_name));
+        let names = disk.file_names().into_iter().filter(|name| parse_cursor_name(name).is_some());
+        assert_eq!(names.collect::<Vec<_>>(), [4, 5].map(cursor_name));
     }
 
     #[test]

@@ -63,8 +63,8 @@ const ZEROES: [u8; 4096] = [0; 4096];
 impl Spare {
     const fn names(self) -> &'static [&'static str] {
         match self {
-            Spare::Log => &["spare.log.1", "spare.log.2", "spare.log.3"],
-            Spare::Cursor => &["spare.cursor.1", "spare.cursor.2"],
+            Spare::Log => &["spare.log-1", "spare.log-2", "spare.log-3"],
+            Spare::Cursor => &["spare.cursor-1", "spare.cursor-2"],
             Spare::Copy => &["spare.copy"],
         }
     }
@@ -455,7 +455,7 @@ mod tests {
         }
         assert!(is_full(&create_log(&space, "e").unwrap_err()));
         assert!(is_full(&space.hold_back(BYTES).unwrap_err()));
-        assert_eq!(disk.file_names(), ["a", "b", "c", "d", "spare.cursor.1", "spare.cursor.2"]);
+        assert_eq!(disk.file_names(), ["a", "b", "c", "d", "spare.cursor-1", "spare.cursor-2"]);
 
         assert!(space.remove("a") && !space.is_full());
         space.hold_back(BYTES).unwrap();
@@ -530,7 +530,7 @@ mod tests {
     #[test]
     fn what_was_left_in_a_spare_is_not_left_in_the_log() {
         let (disk, space) = space(8 * K, None);
-        disk.write_file("spare.log.2", vec![7; 8 << 10]);
+        disk.write_file("spare.log-2", vec![7; 8 << 10]);
         assert_eq!(create_log(&space, "a").unwrap(), 8 * K);
         assert_eq!(disk.read_file("a").unwrap(), [0; 8 << 10]);
     }
@@ -550,7 +550,7 @@ mod tests {
         assert_eq!(held(SpareBytes { copy: 60 * K, ..BYTES }), (8, 16, 100, false));
         assert_eq!(held(SpareBytes { copy: 40 * K, ..BYTES }), (8, 16, 40, false));
         // As much as there is.
-        assert_eq!(held(SpareBytes { copy: 1640 * K, ..BYTES }), (8, 16, 800, true));
+        assert_eq!(held(SpareBytes { copy: 1640 * K, ..BYTES }), (8, 16, 840, true));
         assert_eq!(held(BYTES), (8, 16, 0, false));
         assert_eq!(disk.file_names().len(), 5);
     }
