@@ -25,7 +25,7 @@ struct Made {
     index: Vec<u8>,
 }
 
-/// A byte of flags; which frames are not sealed; how many zeros follow; one copy of the header, or two; with [`INDEX`]
+/// A byte of flags; which frames are not sealed; how many zeros follow; one copy of the header, or two; with `INDEX`
 /// the length of an index and the index; frames. What lies between the copies is read by nobody, so it is left out.
 pub fn segment(input: &[u8]) {
     let mut input = Input::new(input);
