@@ -533,6 +533,12 @@ mod tests {
         disk.write_file("spare.log-2", vec![7; 8 << 10]);
         assert_eq!(create_log(&space, "a").unwrap(), 8 * K);
         assert_eq!(disk.read_file("a").unwrap(), [0; 8 << 10]);
+        // Wherever the name goes, the zeroes have gone before.
+        for seed in 0..50 {
+            if let Some(content) = disk.power_cut(seed).read_file("a") {
+                assert_eq!(content, [0; 8 << 10], "seed {seed}");
+            }
+        }
     }
 
     #[test]
