@@ -149,17 +149,23 @@ fn use_store(orders: &Orders, task: Task) -> millpond::Result<()> {
     let store = options(orders.durability, orders.segment_bytes).open(&orders.dir)?;
     let queue = store.queue("q")?;
     insert(&queue, 0..orders.before);
-    // The segment that it is in is mapped from now on.
-    let first = if task == Task::Get { queue.try_get()? } else { None };
-    wait();
-    if let Some(first) = first {
-        println!("got {}", number(first.payload()));
-        while let Some(delivery) = queue.try_get()? {
-            println!("got {}", number(delivery.payload()));
-        }
-        return Ok(());
+    if task == Task::Get {
+        return get_all(&queue);
     }
+    wait();
     insert(&queue, orders.before..orders.before + orders.after);
+    Ok(())
+}
+
+/// Gets everything, and holds all of it until it dies: what is dropped would come back only after a backoff.
+fn get_all(queue: &Queue) -> millpond::Result<()> {
+    // The segment that it is in is mapped from now on.
+    let mut held: Vec<_> = queue.try_get()?.into_iter().collect();
+    wait();
+    while let Some(delivery) = queue.try_get()? {
+        println!("got {}", number(delivery.payload()));
+        held.push(delivery);
+    }
     Ok(())
 }
 
