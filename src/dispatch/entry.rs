@@ -34,6 +34,12 @@ impl Entry {
         }
     }
 
+    /// What the log has of its place. That a lease ran out is not recorded: its delivery may still extend it, which is not
+    /// either.
+    pub fn recorded_place(&self) -> Place {
+        if self.place == Place::GivenBack && self.token != 0 { Place::InFlight } else { self.place }
+    }
+
     pub fn delayed(priority: u8, attempts: u32, due_ms: u64) -> Entry {
         Entry { place: Place::Delayed, due_ms, ..Entry::given_back(priority, attempts) }
     }
@@ -51,6 +57,16 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_whose_lease_ran_out_is_in_flight_on_record() {
+        let mut entry = Entry::in_flight(0, 1, 7, None);
+        assert_eq!(entry.recorded_place(), Place::InFlight);
+        entry.place = Place::GivenBack;
+        assert_eq!(entry.recorded_place(), Place::InFlight);
+        assert_eq!(Entry::given_back(0, 1).recorded_place(), Place::GivenBack);
+        assert_eq!(Entry::delayed(0, 1, 5).recorded_place(), Place::Delayed);
+    }
 
     #[test]
     fn a_buried_message_keeps_its_reason_if_there_is_one() {

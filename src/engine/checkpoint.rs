@@ -381,7 +381,7 @@ impl Engine {
 fn stored_entry(id: u64, entry: &Entry) -> sections::Entry {
     sections::Entry {
         id,
-        place: entry.place,
+        place: entry.recorded_place(),
         attempts: entry.attempts,
         priority: entry.priority,
         due: entry.due_ms,

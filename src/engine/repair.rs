@@ -73,7 +73,9 @@ impl Opening {
         }
         let highest = self.files.iter().filter_map(|(name, _)| parse_segment_name(name)).max();
         let mut next_number = highest.unwrap_or(0) + 1;
-        recovery.redelivered = found.replay.give_back();
+        let given_back = found.replay.give_back();
+        // A close leaves none in flight, but some whose lease had run out.
+        recovery.redelivered = if recovery.clean { 0 } else { given_back };
         let damaged = !found.damage.is_empty() || recovery.full_walk;
         let space = Arc::new(Space::new(self.storage.clone(), self.settings.max_bytes));
         let (active, strays) = self.activate(&mut found, &space, &settings, &mut next_number)?;
