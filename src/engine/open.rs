@@ -53,8 +53,10 @@ pub(super) enum Named {
 
 /// Where the last byte of a segment file lies that is not zero, the header aside, among the first `limit`.
 pub(super) fn used_of(storage: &dyn Storage, name: &str, limit: u64) -> std::io::Result<u32> {
-    let data = storage.open_read(name)?.map_read()?;
-    Ok(used_bytes(data.bytes(0..data.published().min(limit)), FRAMES_START))
+    let file = storage.open_read(name)?;
+    let data = file.map_read()?;
+    let limit = limit.min(file.data_end()?).min(data.published());
+    Ok(used_bytes(data.bytes(0..limit), FRAMES_START))
 }
 
 /// What the files of a directory say of themselves.

@@ -15,7 +15,7 @@ use crate::format::header::{FRAMES_START, Header};
 use crate::format::position::Position;
 use crate::format::record::{Record, RecordError};
 use crate::log::{
-    MemoryIndex, Segment, Survey, Surveyed, Verdict, frames, segment_name, survey, verdict,
+    MemoryIndex, Segment, Survey, Surveyed, Verdict, frames, segment_name, survey_data, verdict,
 };
 use crate::planted::{Bug, planted};
 use crate::report::Damage;
@@ -211,10 +211,7 @@ impl Opening {
         }
         for header in tail {
             let name = segment_name(header.number);
-            let open = || self.storage.open_read(&name)?.map_read();
-            let data = open().map_err(|error| {
-                Error::io("cannot read a segment", error).file(self.storage.path(&name))
-            })?;
+            let (data, data_end) = self.map_segment(&name)?;
             let is_start = header.place() == start.segment();
             let from = if is_start { start.offset() } else { FRAMES_START };
             let seed = crate::format::checksum::Seed::new(header.salt);
@@ -222,7 +219,7 @@ impl Opening {
             if clean && is_start {
                 limit = limit.min(start.offset().into());
             }
-            let found = survey(data.bytes(0..limit), &seed, FRAMES_START);
+            let found = survey_data(data.bytes(0..limit), data_end, &seed, FRAMES_START);
             if let Some(kind) = found.unknown_kind {
                 return Err(Error::new(
                     ErrorKind::NewerFormat,
@@ -290,13 +287,20 @@ impl Opening {
     }
 
     fn survey_of(&self, header: &Header) -> Result<Survey> {
-        let name = segment_name(header.number);
-        let data = self.storage.open_read(&name).and_then(|file| file.map_read());
-        let data = data.map_err(|error| {
-            Error::io("cannot read a segment", error).file(self.storage.path(&name))
-        })?;
+        let (data, data_end) = self.map_segment(&segment_name(header.number))?;
         let seed = crate::format::checksum::Seed::new(header.salt);
-        Ok(survey(data.bytes(0..data.published()), &seed, FRAMES_START))
+        Ok(survey_data(data.bytes(0..data.published()), data_end, &seed, FRAMES_START))
+    }
+
+    /// The bytes of a segment file, and from where on they are all zero.
+    fn map_segment(&self, name: &str) -> Result<(Mapping, u64)> {
+        let mapped = self.storage.open_read(name).and_then(|file| {
+            let data_end = file.data_end()?;
+            Ok((file.map_read()?, data_end))
+        });
+        mapped.map_err(|error| {
+            Error::io("cannot read a segment", error).file(self.storage.path(name))
+        })
     }
 
     /// Applies every record behind the cursor to the state, and indexes the segments that the log goes through.

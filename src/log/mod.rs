@@ -21,5 +21,5 @@ pub(crate) use commit::SyncFailed;
 pub(crate) use index::{Lane, LaneIndex, MemoryIndex};
 pub(crate) use recovery::{DamagedSpan, Surveyed, Verdict, verdict};
 pub(crate) use segment::{Segment, index_name, parse_index_name, parse_segment_name, segment_name};
-pub(crate) use survey::{BadSpan, Survey, frames, survey, used_bytes};
+pub(crate) use survey::{BadSpan, Survey, frames, survey, survey_data, used_bytes};
 pub(crate) use tail::{Active, Sealed, Tail};

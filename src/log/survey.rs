@@ -55,8 +55,15 @@ pub(crate) struct Survey {
 /// Surveys `bytes`, the whole file, from `from` to its end. Bodies are verified too: one that is damaged names a queue
 /// that the message was never in.
 pub(crate) fn survey(bytes: &[u8], seed: &Seed, from: u32) -> Survey {
+    survey_data(bytes, bytes.len() as u64, seed, from)
+}
+
+/// As [`survey`], of a file that has nothing but zeros from `data_end` on, which need not be looked at.
+pub(crate) fn survey_data(bytes: &[u8], data_end: u64, seed: &Seed, from: u32) -> Survey {
     let limit = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-    let mut found = Survey { end: from, used: used_bytes(bytes, from), ..Survey::default() };
+    let data_end = usize::try_from(data_end).map_or(bytes.len(), |end| end.min(bytes.len()));
+    let used = used_bytes(&bytes[..data_end], from);
+    let mut found = Survey { end: from, used, ..Survey::default() };
     let mut at = from;
     // The last frame of a segment names the next one; what lies behind it is left from before.
     while at < limit && found.next.is_none() {

@@ -319,6 +319,22 @@ impl File for RealFile {
         Ok(self.file.metadata()?.len())
     }
 
+    /// A block that is reserved, and neither written nor in the page cache, counts as a hole.
+    #[cfg(target_os = "linux")]
+    fn data_end(&self) -> io::Result<u64> {
+        use rustix::fs::{SeekFrom, seek};
+        use rustix::io::Errno;
+        let mut end = 0;
+        loop {
+            match seek(&self.file, SeekFrom::Data(end)) {
+                Ok(data) => end = seek(&self.file, SeekFrom::Hole(data))?,
+                Err(Errno::NXIO) => return Ok(end),
+                // Not every file system can tell.
+                Err(_) => return self.len(),
+            }
+        }
+    }
+
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         read_exact_at(&self.file, offset, buf)
     }

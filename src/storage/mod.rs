@@ -122,6 +122,11 @@ pub(crate) trait Storage: Send + Sync {
 pub(crate) trait File: Send + Sync {
     /// In bytes.
     fn len(&self) -> io::Result<u64>;
+    /// A place from which on all bytes are zero: the length, or less where the system knows what was never written. While
+    /// nobody writes.
+    fn data_end(&self) -> io::Result<u64> {
+        self.len()
+    }
     /// Fills `buf`, or fails with `UnexpectedEof`.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
     /// Writes all of `bytes`; a file that is too short grows.

@@ -49,6 +49,48 @@ fn a_created_file_is_zero_and_as_long_as_asked_for() {
 }
 
 #[test]
+fn behind_the_end_of_the_data_all_is_zero_however_it_was_written() {
+    on_both(|storage| {
+        for (n, (prepare, writing)) in [
+            (Prepare::Reserve, Writing::Stores),
+            (Prepare::Reserve, Writing::Calls),
+            (Prepare::Zero, Writing::Calls),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let name = &n.to_string();
+            let file = storage.create(name, 1 << 20, prepare).unwrap();
+            let mut writer = file.map_write(writing).unwrap();
+            for at in [0, 5000, 300_000, 1_000_000] {
+                writer.write(at, b"x");
+                writer.finish().unwrap();
+                for synced in [false, true] {
+                    let end = storage.open_read(name).unwrap().data_end().unwrap();
+                    assert!((at + 1..=1 << 20).contains(&end), "{prepare:?} {at} {end} {synced}");
+                    file.sync_data().unwrap();
+                }
+            }
+        }
+        assert_eq!(storage.create("empty", 0, Prepare::Reserve).unwrap().data_end().unwrap(), 0);
+    });
+}
+
+#[test]
+fn what_was_never_written_is_not_data_where_the_file_system_knows() {
+    let dir = TempDir::new().unwrap();
+    let storage = RealDirectory::open(dir.path()).unwrap();
+    let file = storage.create("a", 64 << 20, Prepare::Reserve).unwrap();
+    file.write_at(1 << 20, b"x").unwrap();
+    let end = file.data_end().unwrap();
+    println!("data ends at {end}");
+    let sparse = std::fs::File::create(dir.path().join("b")).unwrap();
+    sparse.set_len(1 << 20).unwrap();
+    let holes_are_known = storage.open_read("b").unwrap().data_end().unwrap() == 0;
+    assert!(!holes_are_known || end < 2 << 20, "{end}");
+}
+
+#[test]
 fn reserve_fails_when_full() {
     let dir = TempDir::new().unwrap();
     let real = RealDirectory::open(dir.path()).unwrap();
