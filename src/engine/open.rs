@@ -30,7 +30,7 @@ use crate::log::{file_bytes, parse_segment_name, segment_name, used_bytes};
 use crate::options::Settings;
 use crate::random::Entropy;
 use crate::report::{Recovery, SetAside};
-use crate::storage::{self, LockError, Storage};
+use crate::storage::{self, File, LockError, Storage};
 
 /// What the lock file says: who has it, and the boot in which the log was last known to be whole in the page cache.
 pub(super) fn lock_note(pid: u32, boot: &str) -> String {
@@ -57,6 +57,18 @@ pub(super) fn used_of(storage: &dyn Storage, name: &str, limit: u64) -> std::io:
     let data = file.map_read()?;
     let limit = limit.min(file.data_end()?).min(data.published());
     Ok(used_bytes(data.bytes(0..limit), FRAMES_START))
+}
+
+/// What a segment file of `len` bytes begins with.
+pub(super) fn read_header(file: &dyn File, len: u64) -> std::io::Result<HeaderFound> {
+    let mut copies = [[0; HEADER_BYTES]; 2];
+    for (copy, at) in copies.iter_mut().zip(HEADER_COPIES_AT) {
+        let left = len.saturating_sub(at as u64).min(HEADER_BYTES as u64) as usize;
+        if left > 0 {
+            file.read_at(at as u64, &mut copy[..left])?;
+        }
+    }
+    Ok(header::decode(&copies[0], &copies[1]))
 }
 
 /// What the files of a directory say of themselves.
@@ -197,18 +209,8 @@ impl Opening {
 
     pub(super) fn header(&self, number: u32, len: u64) -> Result<HeaderFound> {
         let name = segment_name(number);
-        let read = || {
-            let file = self.storage.open_read(&name)?;
-            let mut copies = [[0; HEADER_BYTES]; 2];
-            for (copy, at) in copies.iter_mut().zip(HEADER_COPIES_AT) {
-                let left = len.saturating_sub(at as u64).min(HEADER_BYTES as u64) as usize;
-                if left > 0 {
-                    file.read_at(at as u64, &mut copy[..left])?;
-                }
-            }
-            Ok(header::decode(&copies[0], &copies[1]))
-        };
-        read().map_err(|error| {
+        let found = self.storage.open_read(&name).and_then(|file| read_header(&*file, len));
+        found.map_err(|error| {
             Error::io("cannot read a segment's header", error).file(self.storage.path(&name))
         })
     }

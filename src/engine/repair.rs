@@ -1,33 +1,30 @@
 //! Making durable what an open has found, before anything is appended: see [`super::open`] for the steps and their
 //! crash windows.
 
+mod activate;
+mod strays;
+
 use std::sync::Arc;
 
 use super::background::Background;
-use super::compact::COPY_NAME;
-use super::maintenance::{INDEX_BEING_WRITTEN, Maintenance};
-use super::open::{Named, Opening, used_of};
+use super::maintenance::Maintenance;
+use super::open::Opening;
 use super::recover::{Found, TailFile};
-use super::state::{SegmentState, State, Weight};
+use super::state::State;
 use super::walk::{aside_note, set_aside};
 use super::{Engine, read};
 use crate::error::{Error, Result};
 use crate::format::cursor::CursorHeader;
 use crate::format::cursor::sections::Section;
-use crate::format::header::{
-    self, FRAMES_START, HEADER_BYTES, HEADER_COPIES_AT, Header, HeaderFound,
-};
 use crate::format::position::Position;
 use crate::lock::{Lock, Signal};
 use crate::log::{
-    Active, LaneIndex, Log, LogSettings, MemoryIndex, Purpose, ROLL_RESERVE, Segment, Start,
-    file_bytes, index_name, parse_index_name, parse_segment_name, prepare_file, reuse_file,
-    segment_name, sync_prepared,
+    Active, Log, LogSettings, MemoryIndex, Start, index_name, parse_segment_name, segment_name,
 };
 use crate::options::Durability;
 use crate::planted::{Bug, planted};
 use crate::report::Recovery;
-use crate::storage::{self, PROBE, Prepare, Space, Spare};
+use crate::storage::{self, Prepare, Space};
 use crate::sync::atomic::{AtomicBool, AtomicU64};
 
 impl Opening {
@@ -192,133 +189,6 @@ impl Opening {
         file.sync_data()
     }
 
-    /// The segment in which the log goes on: its last one, or a new one if that is full, cut short or missing.
-    /// Also the numbers of the files that are not part of the log.
-    fn activate(
-        &self,
-        found: &mut Found,
-        space: &Space,
-        settings: &LogSettings,
-        next_number: &mut u32,
-    ) -> Result<(Active, Vec<u32>)> {
-        let in_log: Vec<u32> =
-            found.verdict.segments.iter().map(|&at| found.files[at].header.number).collect();
-        let strays = found.files.iter().map(|file| file.header.number);
-        let strays = strays.filter(|number| !in_log.contains(number)).collect();
-        let indexes = std::mem::take(&mut found.indexes);
-        let mut last = None;
-        let count = indexes.len();
-        for (n, (&at, index)) in found.verdict.segments.iter().zip(indexes).enumerate() {
-            let file = &found.files[at];
-            let whole = !file.header.is_rewritten()
-                && file.survey.next.is_none()
-                && !found.verdict.cut_short
-                && file.header.capacity > 0
-                && u64::from(file.header.capacity) == file.len
-                // Where the frame that names the next segment is damaged, there is no room for another one.
-                && u64::from(found.end) + u64::from(ROLL_RESERVE) <= file.len;
-            if n + 1 == count && whole {
-                last = Some((file.header.clone(), index));
-            } else {
-                let end = if n + 1 == count { found.end } else { file.survey.end };
-                // Damage reaches to where the next frame could begin, the file perhaps not.
-                let end = u64::from(end).min(file.len) as u32;
-                if end > FRAMES_START {
-                    seal(&mut found.replay.state, &file.header, end, index);
-                } else {
-                    // Nothing is left of it.
-                    let place = file.header.place();
-                    found.replay.state.segments.retain(|s| s.segment.number != place);
-                }
-            }
-        }
-        self.trim(&found.replay.state, last.as_ref().map(|(header, _)| header.number));
-        let Some((header, index)) = last else {
-            return Ok((self.begin_segment(found, space, settings, next_number)?, strays));
-        };
-        let name = segment_name(header.number);
-        let open = || {
-            let file = self.storage.open(&name)?;
-            let writer = file.map_write(settings.writing())?;
-            Ok((file, writer))
-        };
-        let (file, mut writer) = open().map_err(|error| {
-            Error::io("cannot open the active segment", error).file(self.storage.path(&name))
-        })?;
-        writer.publish(found.end.into());
-        let segment = Arc::new(Segment::active(&header, writer.mapping()));
-        let offset = found.end;
-        let active = Active { segment: segment.clone(), file, writer, offset, present: 0, index };
-        if let Some(at) = super::lane::find(&found.replay.state.segments, header.number) {
-            let s = &mut found.replay.state.segments[at];
-            *s = SegmentState {
-                segment,
-                acks: std::mem::take(&mut s.acks),
-                ..SegmentState::new(s.segment.clone())
-            };
-        }
-        Ok((active, strays))
-    }
-
-    /// Cuts segments to their end that the last process had no time to, all but the `active` one. Nothing is mapped yet.
-    fn trim(&self, state: &State, active: Option<u32>) {
-        let sealed =
-            |segment: &&Arc<Segment>| segment.is_sealed() && Some(segment.number) != active;
-        for segment in state.segments.iter().map(|s| &s.segment).filter(sealed) {
-            let (name, end) = (segment.name(), u64::from(segment.end()));
-            if self.files.iter().any(|(file, len)| *file == name && *len > end) {
-                // One that stays too long costs space and nothing else.
-                let _ = self.storage.open(&name).and_then(|file| file.set_len(end));
-            }
-        }
-    }
-
-    fn begin_segment(
-        &self,
-        found: &mut Found,
-        space: &Space,
-        settings: &LogSettings,
-        next_number: &mut u32,
-    ) -> Result<Active> {
-        let bytes = file_bytes(0).max(settings.first_segment_bytes().into());
-        let now = self.time.now().wall_ms;
-        // The log goes on where its last frame says, if that segment is still as it was made ready.
-        let last = found.verdict.segments.last().and_then(|&at| found.files[at].survey.next);
-        let named = last.and_then(|number| match self.named(number) {
-            Named::Unused => Some(number),
-            Named::Torn | Named::Lost => None,
-        });
-        let number = named.unwrap_or(*next_number);
-        let mut begin = || {
-            let prepared = match named {
-                Some(_) => {
-                    let name = segment_name(number);
-                    // A header that a kill cut off may have left bytes.
-                    self.rewrite(&name, 0, 0, FRAMES_START.into())?;
-                    reuse_file(&*self.storage, settings, number, now)?
-                }
-                None => {
-                    *next_number += 1;
-                    let bytes = file_bytes(0)..=bytes;
-                    prepare_file(space, settings, number, bytes, Purpose::Settle, now)?
-                }
-            };
-            sync_prepared(&*self.storage, &prepared)?;
-            let active = Active::begin(prepared, found.next_id)?;
-            active.file.sync_data()?;
-            Ok(active)
-        };
-        let active = begin().map_err(|error| {
-            Error::io("cannot make a segment", error).file(self.storage.path(&segment_name(number)))
-        })?;
-        let state = &mut found.replay.state;
-        if let Some(last) = state.segments.last_mut() {
-            last.id_end = last.id_end.min(found.next_id);
-        }
-        state.segments.push(SegmentState::new(active.segment.clone()));
-        Ok(active)
-    }
-
     /// After damage: counts every queue's messages anew, from the indexes.
     fn recount(&self, state: &mut State, active: &Active) -> Result<()> {
         for s in &state.segments {
@@ -337,21 +207,6 @@ impl Opening {
     }
 }
 
-/// A segment that nothing more is appended to.
-fn seal(state: &mut State, header: &Header, end: u32, index: MemoryIndex) {
-    let place = header.place();
-    let segment = Segment::sealed(header.number, place, header.first_id, header.salt, end);
-    let segment = Arc::new(segment);
-    let (messages, weight) = (index.messages(), Weight::of(&index));
-    segment.set_index(LaneIndex::Memory(index));
-    if let Some(at) = super::lane::find(&state.segments, place) {
-        let s = &mut state.segments[at];
-        s.segment = segment;
-        s.messages = messages;
-        s.weight = weight;
-    }
-}
-
 /// What the active segment holds is counted there.
 fn subtract_active(state: &mut State, index: &MemoryIndex) {
     for (lane, slots) in index.all_lanes() {
@@ -361,65 +216,4 @@ fn subtract_active(state: &mut State, index: &MemoryIndex) {
     }
 }
 
-impl Engine {
-    /// Removes, or sets aside, the files that belong to no state that can still be needed. They are not part of the log
-    /// that the cursor names, and must not come back into it.
-    fn remove_strays(&self, files: &[(String, u64)], strays: &[u32]) -> Result<()> {
-        let named: Vec<u32> = self.lock_state().segments.iter().map(|s| s.segment.file).collect();
-        let mut unused = Vec::new();
-        for (name, _) in files {
-            let unnamed = |number: u32| !named.contains(&number);
-            if let Some(number) = parse_segment_name(name).filter(|&number| unnamed(number)) {
-                let foreign = self.is_foreign(number);
-                let aside = (foreign || strays.contains(&number))
-                    && self.storage.create_dir("quarantine").is_ok()
-                    && self.storage.rename(name, &format!("quarantine/{name}")).is_ok();
-                if foreign && !aside {
-                    // It cannot come into the log, and stays until there is a place for it.
-                    continue;
-                }
-                let _ = self.storage.remove(&index_name(number));
-                unused.push(name.clone());
-            } else if name == COPY_NAME {
-                self.space.put_back(Spare::Copy, name);
-            } else if name == "cursor.tmp"
-                || name == "part.tmp"
-                || name == PROBE
-                || name == INDEX_BEING_WRITTEN
-                || parse_index_name(name).is_some_and(unnamed)
-            {
-                let _ = self.storage.remove(name);
-            }
-        }
-        self.give_back_segments(&unused)?;
-        self.space.freed();
-        self.storage.sync_dir().map_err(|error| {
-            let failed = self.log.poison(error);
-            super::poisoned(Some(failed))
-        })
-    }
-
-    /// Whether the file holds a segment of another store, or something that is no segment: not ours to delete.
-    fn is_foreign(&self, number: u32) -> bool {
-        let read = || -> std::io::Result<bool> {
-            let file = self.storage.open_read(&segment_name(number))?;
-            let mut copies = [[0; HEADER_BYTES]; 2];
-            for (copy, at) in copies.iter_mut().zip(HEADER_COPIES_AT) {
-                let left = file.len()?.saturating_sub(at as u64).min(HEADER_BYTES as u64);
-                if left > 0 {
-                    file.read_at(at as u64, &mut copy[..left as usize])?;
-                }
-            }
-            Ok(match header::decode(&copies[0], &copies[1]) {
-                HeaderFound::Header { header, .. } => header.store != self.store_id,
-                HeaderFound::Unused => {
-                    // Frames begin right behind the header. To read all of a file that was only reserved takes as long as
-                    // the rest of the open.
-                    used_of(&*self.storage, &segment_name(number), 1 << 20)? != FRAMES_START
-                }
-                HeaderFound::Bad | HeaderFound::Newer { .. } => true,
-            })
-        };
-        read().unwrap_or(true)
-    }
-}
+impl Engine {}

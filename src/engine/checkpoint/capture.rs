@@ -1,0 +1,186 @@
+//! What a cursor says, captured beside running work.
+//!
+//! The position is taken first; then each piece (a queue's touched messages by the thousand, a segment's deleted
+//! ids) is captured under the dispatch lock alone, for as long as it takes to copy it.
+
+use std::ops::Bound;
+
+use super::super::Engine;
+use super::super::lane::find;
+use super::IDS_RESERVED;
+use crate::dispatch::Entry;
+use crate::error::Result;
+use crate::format::cursor::sections::{
+    self, DamageSection, LaneState, QueueSection, SegmentSection,
+};
+use crate::format::cursor::{CursorEncoder, CursorHeader};
+use crate::log::parse_segment_name;
+use crate::report::Damage;
+
+/// How many touched messages are captured under one hold of the lock.
+const ENTRIES_PER_PIECE: usize = 1024;
+
+/// Damage that a cursor remembers at most.
+const DAMAGE_MAX: usize = 1000;
+
+/// What is taken at the moment that the cursor is true of.
+pub(super) struct Moment {
+    pub header: CursorHeader,
+    segments: Vec<SegmentSection>,
+    queues: Vec<u32>,
+    next_queue: u32,
+    damage: Vec<Damage>,
+    pub written_bytes: u64,
+}
+
+impl Engine {
+    pub(super) fn moment(&self, generation: u64, clean: bool) -> Moment {
+        let wall_ms = self.now().wall_ms;
+        let mut state = self.lock_state();
+        let mut tail = self.log.tail();
+        state.absorb(&mut tail);
+        if clean {
+            tail.end_appending();
+        }
+        let position = tail.end();
+        let header = CursorHeader {
+            clean,
+            store: self.store_id,
+            generation,
+            position,
+            proof: position,
+            id_ceiling: tail.next_id() + IDS_RESERVED,
+            next_id: tail.next_id(),
+            written_at: wall_ms,
+        };
+        let declared: Vec<u32> =
+            state.queues.values().map(|entry| entry.declared_at.segment()).collect();
+        for s in &mut state.segments {
+            let needed =
+                !s.segment.is_sealed() || s.live() > 0 || declared.contains(&s.segment.number);
+            if !needed && s.dropped_in.is_none() {
+                s.dropped_in = Some(generation);
+            }
+        }
+        for retired in state.retired.iter_mut() {
+            retired.dropped_in.get_or_insert(generation);
+        }
+        let named = state.segments.iter().filter(|s| s.dropped_in.is_none());
+        let segments = named
+            .map(|s| {
+                let active = s.segment.number == position.segment();
+                SegmentSection {
+                    file: s.segment.file,
+                    number: s.segment.number,
+                    salt: s.segment.salt,
+                    first_id: s.segment.first_id,
+                    end: if active { position.offset() } else { s.segment.end() },
+                    active,
+                    messages: if active { tail.active_messages() } else { s.messages },
+                    live_bytes: match active {
+                        true => tail.active_message_bytes(),
+                        false => *s.live_bytes().end(),
+                    },
+                }
+            })
+            .collect();
+        let queues = state.queues.keys().copied().collect();
+        let damage = state.damage.iter().rev().take(DAMAGE_MAX).cloned().collect();
+        Moment {
+            header,
+            segments,
+            queues,
+            next_queue: state.next_queue,
+            damage,
+            written_bytes: tail.written_bytes(),
+        }
+    }
+
+    pub(super) fn encode_cursor(&self, moment: &Moment) -> Result<Vec<u8>> {
+        let mut encoder = CursorEncoder::new(&moment.header);
+        for segment in &moment.segments {
+            encoder.segment(segment);
+        }
+        for &queue in &moment.queues {
+            let Some(section) = self.queue_section(queue)? else { continue };
+            encoder.queue(&section);
+            let mut from = Bound::Unbounded;
+            while let Some((piece, last)) = self.entries_piece(queue, from) {
+                encoder.entries(queue, &piece);
+                from = Bound::Excluded(last);
+            }
+        }
+        for segment in &moment.segments {
+            let acked = {
+                let state = self.lock_state();
+                find(&state.segments, segment.number)
+                    .and_then(|at| state.segments[at].acks.section(segment.number))
+            };
+            if let Some(acked) = acked {
+                encoder.acked(&acked);
+            }
+        }
+        encoder.next_queue(moment.next_queue);
+        for section in moment.damage.iter().filter_map(damage_section) {
+            encoder.damage(&section);
+        }
+        Ok(encoder.finish())
+    }
+
+    fn queue_section(&self, queue: u32) -> Result<Option<QueueSection>> {
+        let mut state = self.lock_state();
+        let mut tail = self.log.tail();
+        state.absorb(&mut tail);
+        // A queue that was removed since has the record of it behind the position.
+        let Some(entry) = state.queues.get(&queue) else { return Ok(None) };
+        Ok(Some(QueueSection {
+            id: queue,
+            name: entry.shared.name.as_bytes().to_vec(),
+            declared_at: entry.declared_at,
+            as_of: tail.end(),
+            live: entry.live(&tail),
+            options: entry.options.encode()?,
+            lanes: entry
+                .lanes
+                .iter()
+                .map(|lane| LaneState { priority: lane.priority(), next_id: lane.next_id() })
+                .collect(),
+        }))
+    }
+
+    /// The next touched messages of a queue, and the id of the last of them.
+    fn entries_piece(&self, queue: u32, from: Bound<u64>) -> Option<(Vec<sections::Entry>, u64)> {
+        let state = self.lock_state();
+        let touched = &state.queues.get(&queue)?.touched;
+        let piece: Vec<sections::Entry> = touched
+            .range((from, Bound::Unbounded))
+            .take(ENTRIES_PER_PIECE)
+            .map(|(id, entry)| stored_entry(id, entry))
+            .collect();
+        let last = piece.last()?.id;
+        Some((piece, last))
+    }
+}
+
+fn stored_entry(id: u64, entry: &Entry) -> sections::Entry {
+    sections::Entry {
+        id,
+        place: entry.recorded_place(),
+        attempts: entry.attempts,
+        priority: entry.priority,
+        due: entry.due_ms,
+        reason: entry.reason.as_deref().unwrap_or_default().as_bytes().to_vec(),
+    }
+}
+
+/// None for damage to something else than a segment.
+fn damage_section(damage: &Damage) -> Option<DamageSection> {
+    let name = damage.file.file_name()?.to_str()?;
+    Some(DamageSection {
+        segment: parse_segment_name(name)?,
+        start: u32::try_from(damage.offset).ok()?,
+        end: u32::try_from(damage.offset + damage.bytes).ok()?,
+        first_id: damage.ids.start,
+        last_id_exclusive: damage.ids.end,
+    })
+}
