@@ -1,8 +1,13 @@
 //! The cursor files: publishing a new generation, and finding the newest that can be believed.
 //!
-//! A cursor is written under a temporary name, synced, renamed, and its directory synced. Crash windows: a
-//! temporary file (removed by the next open), or the new name beside the old ones (either is a true state, since
-//! the older one's segments are kept until two newer cursors stand). The newest two are kept.
+//! A cursor is written under a temporary name, synced, renamed, and its directory synced. The newest two are kept.
+//!
+//! Crash windows:
+//! - a temporary file: the next open removes it;
+//! - the new name beside the old ones: either is a true state, since the older one's segments are kept until two newer
+//!   cursors stand;
+//! - what is given back, removed or not, or already a spare by a rename: see `storage/space/spares.rs`. Under its old name
+//!   it is a true cursor still, and older than the two that are kept.
 
 use std::io;
 use std::sync::Arc;
@@ -96,7 +101,7 @@ pub(crate) fn load(
     let mut foreign = None;
     for generation in generations {
         let name = cursor_name(generation);
-        match cursor::decode(&read(storage, &name)?) {
+        match cursor::decode(&read_cursor(storage, &name)?) {
             CursorFound::Cursor { header, sections } if header.generation == generation => {
                 if store.is_none_or(|store| store == header.store) {
                     return Ok(Loaded::Found { cursor: Some((header, sections)), bad, newest });
@@ -122,7 +127,8 @@ pub(crate) fn load(
     })
 }
 
-fn read(storage: &dyn Storage, name: &str) -> io::Result<Vec<u8>> {
+/// The content of a cursor file.
+pub(crate) fn read_cursor(storage: &dyn Storage, name: &str) -> io::Result<Vec<u8>> {
     let file = storage.open_read(name)?;
     let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
     file.read_at(0, &mut bytes)?;
@@ -138,7 +144,7 @@ pub(crate) fn unreadable_before(
     let older = names.iter().filter_map(|name| parse_cursor_name(name));
     let older = older.filter(|found| *found < generation).map(cursor_name);
     let is_bad = |name: &String| {
-        let bytes = read(storage, name);
+        let bytes = read_cursor(storage, name);
         bytes.is_ok_and(|bytes| matches!(cursor::decode(&bytes), CursorFound::Bad { .. }))
     };
     older.filter(is_bad).collect()

@@ -6,5 +6,5 @@ mod files;
 
 pub(crate) use acks::AckSet;
 pub(crate) use files::{
-    BadCursor, Loaded, PublishFailed, cursor_name, load, publish, unreadable_before,
+    BadCursor, Loaded, PublishFailed, cursor_name, load, publish, read_cursor, unreadable_before,
 };

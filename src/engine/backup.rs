@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::maintenance::Maintenance;
-use crate::cursor::cursor_name;
+use crate::cursor::{cursor_name, read_cursor};
 use crate::error::{Error, Result};
 use crate::format::header::{FRAMES_START, HeaderFound, decode_start};
 use crate::format::position::Position;
@@ -92,13 +92,7 @@ impl Engine {
             })?);
         }
         let name = cursor_name(maintenance.generation);
-        let read = || -> io::Result<Vec<u8>> {
-            let file = self.storage.open_read(&name)?;
-            let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
-            file.read_at(0, &mut bytes)?;
-            Ok(bytes)
-        };
-        let cursor = read().map_err(|error| {
+        let cursor = read_cursor(&*self.storage, &name).map_err(|error| {
             Error::io("cannot read the cursor", error).file(self.storage.path(&name))
         })?;
         Ok(Rest { copies, generation: maintenance.generation, cursor })
