@@ -1,7 +1,13 @@
 //! What the workload and the checks agree on: queues, options, and the bytes of each message.
 
-use millpond::{Backoff, Durability, QueueOptions, Store, StoreOptions};
+#[path = "../common/random.rs"]
+mod random;
+
 use std::time::Duration;
+
+use millpond::{Backoff, Durability, QueueOptions, Store, StoreOptions};
+
+pub use random::Random;
 
 /// After three attempts its messages move to `DEAD`.
 pub const WORK: u8 = 0;
@@ -80,30 +86,5 @@ pub fn identify(bytes: &[u8]) -> Result<u64, String> {
     match payload(key) == bytes {
         true => Ok(key),
         false => Err(format!("message {key:#x} has other bytes than it had")),
-    }
-}
-
-/// SplitMix64.
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    pub fn one_in(&mut self, count: u64) -> bool {
-        self.below(count) == 0
     }
 }

@@ -133,7 +133,7 @@ impl Producer {
     }
 
     fn insert(&mut self, queue: u8) -> Result<()> {
-        let count = if self.random.below(8) == 0 { 2 + self.random.below(6) } else { 1 };
+        let count = if self.random.one_in(8) { 2 + self.random.below(6) } else { 1 };
         let first = load::key(self.name, self.round, self.inserted);
         let payloads: Vec<Vec<u8>> = (first..first + count)
             .map(|key| load::payload(queue, key))
@@ -184,7 +184,7 @@ impl Consumer {
 
     fn get(&mut self, n: usize) -> Result<()> {
         let (number, queue) = &self.queues[n];
-        let count = if self.random.below(4) == 0 { 1 + self.random.below(8) } else { 1 };
+        let count = if self.random.one_in(4) { 1 + self.random.below(8) } else { 1 };
         self.journal
             .write(&[Record { count: count as u16, ..Record::new(Kind::Getting, *number) }]);
         let deliveries = queue.get_batch(count as usize, Duration::from_millis(5))?;

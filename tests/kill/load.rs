@@ -1,9 +1,14 @@
 //! What the child and its parent agree on: queues, options, and the bytes of each message.
 
+#[path = "../common/random.rs"]
+mod random;
+
 use std::path::Path;
 use std::time::Duration;
 
 use millpond::{Backoff, Durability, QueueOptions, Store};
+
+pub use random::Random;
 
 /// The queue with one consumer, where the order of deliveries is checked.
 pub const SINGLE: u8 = 0;
@@ -75,25 +80,4 @@ pub fn identify(queue: u8, bytes: &[u8]) -> Result<u64, String> {
         return Err(format!("message {key:#x} of queue {queue} has other bytes than it had"));
     }
     Ok(key)
-}
-
-/// SplitMix64.
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
 }
