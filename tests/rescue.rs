@@ -1,34 +1,24 @@
 //! Checking, copying and salvaging whole stores.
 
+#[path = "common/small_store.rs"]
+mod small_store;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use millpond::testing::{Clock, Disk, Fault, FaultKind, backup, salvage, step, verify};
-use millpond::{Durability, ErrorKind, Queue, QueueOptions, Store, StoreOptions};
+use millpond::{Durability, ErrorKind, Queue, QueueOptions, Store};
 
-const SEGMENT_BYTES: u64 = 64 << 10;
-
-fn options() -> StoreOptions {
-    Store::options()
-        .segment_bytes(SEGMENT_BYTES)
-        .durability(Durability::Process)
-        .delete_durability(Durability::Process)
-}
-
-fn settle(store: &Store) {
-    while step(store).unwrap() {}
-}
+use small_store::{SEGMENT_BYTES, options, settle};
 
 fn payload(n: u64) -> Vec<u8> {
-    let mut payload = n.to_le_bytes().to_vec();
-    payload.resize(500, n as u8);
-    payload
+    small_store::payload(n, 500)
 }
 
 fn number(payload: &[u8]) -> u64 {
-    let n = u64::from_le_bytes(*payload.first_chunk().unwrap());
+    let n = small_store::number(payload);
     assert_eq!(payload, self::payload(n), "the bytes of message {n} are its own");
     n
 }

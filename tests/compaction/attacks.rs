@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use millpond::testing::{Clock, Disk, Fault, FaultKind, step};
 use millpond::{Delivery, Durability, ErrorKind, Queue, QueueOptions, Store, StoreOptions};
 
-use super::{SEGMENT_BYTES, number, options, payload, settle};
+use super::small_store::{SEGMENT_BYTES, number, options, payload, settle};
 
 /// A fork of the disk, and the numbers of what must be in it.
 type Cut = (Disk, BTreeSet<u64>);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use millpond::testing::{Clock, Disk};
 use millpond::{Delivery, Durability, Queue, State, Store};
 
-use super::{SEGMENT_BYTES, number, options, payload, settle};
+use super::small_store::{SEGMENT_BYTES, number, options, payload, settle};
 
 /// All files, with their lengths.
 fn files(disk: &Disk) -> Vec<(String, u64)> {

@@ -7,8 +7,9 @@ use std::time::Duration;
 use millpond::State;
 use millpond::testing::{Clock, Disk, Fault, FaultKind, step};
 
-use super::simulated::{SEGMENT_BYTES, options, settle, take_all_space, used};
-use super::{NEVER, disk_with_slack, fill, get, payload};
+use super::simulated::{take_all_space, used};
+use super::small_store::{SEGMENT_BYTES, options, payload, settle};
+use super::{NEVER, disk_with_slack, fill, get};
 
 /// Ends the other thread, also if something fails.
 struct Stop<'a>(&'a AtomicBool);

@@ -3,9 +3,13 @@
 mod attacks;
 mod real;
 mod simulated;
+#[path = "../common/small_store.rs"]
+mod small_store;
 
 use millpond::testing::Disk;
 use millpond::{Delivery, ErrorKind, Queue};
+
+use small_store::payload;
 
 /// So much space besides its length that no file can be made where there is an end to it, as on a full XFS.
 pub const NEVER: u64 = 1 << 40;
@@ -15,16 +19,6 @@ pub fn disk_with_slack(slack: u64) -> Disk {
     let disk = Disk::new();
     disk.set_creation_slack(slack);
     disk
-}
-
-pub fn payload(n: u64, bytes: usize) -> Vec<u8> {
-    let mut payload = n.to_le_bytes().to_vec();
-    payload.resize(bytes.max(8), n as u8);
-    payload
-}
-
-pub fn number(payload: &[u8]) -> u64 {
-    u64::from_le_bytes(*payload.first_chunk().unwrap())
 }
 
 pub fn get(queue: &Queue) -> Delivery {

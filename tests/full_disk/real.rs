@@ -7,7 +7,8 @@ use std::process::Command;
 
 use millpond::{Durability, Queue, Store, StoreOptions};
 
-use super::{fill, get, number};
+use super::small_store::number;
+use super::{fill, get};
 
 const MIB: u64 = 1 << 20;
 

@@ -2,28 +2,11 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millpond::testing::{Clock, Disk, step};
+use millpond::testing::{Clock, Disk};
 use millpond::{Durability, ErrorKind, Queue, QueueOptions, State, Store, StoreOptions};
 
-use super::{NEVER, disk_with_slack, fill, get, number, payload};
-
-pub const SEGMENT_BYTES: u64 = 64 << 10;
-
-pub fn options() -> StoreOptions {
-    Store::options()
-        .segment_bytes(SEGMENT_BYTES)
-        .durability(Durability::Process)
-        .delete_durability(Durability::Process)
-}
-
-/// All that the background threads would do.
-pub fn settle(store: &Store) {
-    let mut steps = 0;
-    while step(store).unwrap() {
-        steps += 1;
-        assert!(steps < 100_000, "it comes to an end");
-    }
-}
+use super::small_store::{SEGMENT_BYTES, number, options, payload, settle};
+use super::{NEVER, disk_with_slack, fill, get};
 
 pub fn used(disk: &Disk) -> u64 {
     let names = disk.file_names().into_iter().filter(|name| name != "LOCK");
