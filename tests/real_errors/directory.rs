@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use millpond::{Durability, Error, ErrorKind, Queue};
+use millpond::{Durability, Error, ErrorKind, Queue, Store};
 
 use super::{Told, check_store, not_shown, options, payload, run};
 
@@ -32,16 +32,22 @@ fn insert_until_it_fails(queue: &Queue, from: u64, told: &mut Told) -> Error {
     panic!("no insert was refused");
 }
 
-fn a_directory_that_takes_no_new_files(durability: Durability) {
-    let base = tempfile::tempdir().unwrap();
-    let dir = base.path().join("store");
-    let store = options(durability, SEGMENT_BYTES).open(&dir).unwrap();
+/// A store of so many messages.
+fn store_of(messages: u64, dir: &Path, durability: Durability) -> (Store, Queue, Told) {
+    let store = options(durability, SEGMENT_BYTES).open(dir).unwrap();
     let queue = store.queue("q").unwrap();
     let mut told = Told::default();
-    for n in 0..100 {
+    for n in 0..messages {
         queue.insert(payload(n)).unwrap();
         told.inserted.insert(n);
     }
+    (store, queue, told)
+}
+
+fn a_directory_that_takes_no_new_files(durability: Durability) {
+    let base = tempfile::tempdir().unwrap();
+    let dir = base.path().join("store");
+    let (store, queue, mut told) = store_of(100, &dir, durability);
     let name = dir.to_str().unwrap();
     if let Err(why) = run("chattr", &["+i", name]) {
         return not_shown("a directory that takes no new files", &why);
@@ -84,12 +90,7 @@ fn names(dir: &Path) -> Vec<String> {
 fn a_directory_that_is_removed(durability: Durability) {
     let base = tempfile::tempdir().unwrap();
     let dir = base.path().join("store");
-    let store = options(durability, SEGMENT_BYTES).open(&dir).unwrap();
-    let queue = store.queue("q").unwrap();
-    let mut told = Told::default();
-    for n in 0..100 {
-        queue.insert(payload(n)).unwrap();
-    }
+    let (store, queue, mut told) = store_of(100, &dir, durability);
     // The threads of the store may make a file meanwhile.
     while fs::remove_dir_all(&dir).is_err() {}
     let error = insert_until_it_fails(&queue, 100, &mut told);

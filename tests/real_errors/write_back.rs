@@ -1,7 +1,9 @@
 //! A device that takes no more writes, and a file system that goes down: the one shows a failed sync, the other a power cut.
 
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::thread;
+use std::time::Duration;
 
 use millpond::{Durability, Error, ErrorKind, Queue, Store};
 
@@ -16,8 +18,12 @@ const BEFORE: u64 = 600;
 /// Every thread must have met the error by then.
 const AFTER_MAX: u64 = 20_000;
 
-/// Inserts messages and deletes every third.
-fn work(queue: &Queue, told: &mut Told) {
+/// A store in a new directory of the device, with messages inserted and every third of them deleted.
+fn busy_store(device: &Device) -> (PathBuf, Store, Queue, Told) {
+    let dir = device.file_system().join("store");
+    let store = options(Durability::Sync, 1 << 20).open(&dir).unwrap();
+    let queue = store.queue("q").unwrap();
+    let mut told = Told::default();
     for n in 0..BEFORE {
         queue.insert(payload(n)).unwrap();
         told.inserted.insert(n);
@@ -28,10 +34,11 @@ fn work(queue: &Queue, told: &mut Told) {
             told.deleted.insert(number);
         }
     }
+    (dir, store, queue, told)
 }
 
-/// Inserts by several threads, until each has met an error.
-fn insert_until_it_fails(queue: &Queue, told: &mut Told) -> Vec<Error> {
+/// Inserts by several threads, until each has met an error: `fail` brings it about meanwhile.
+fn insert_until_it_fails(queue: &Queue, told: &mut Told, fail: impl FnOnce() + Send) -> Vec<Error> {
     let told = Mutex::new(told);
     let insert = |thread: u64| {
         for n in (BEFORE + thread..).step_by(THREADS as usize).take(AFTER_MAX as usize) {
@@ -48,6 +55,10 @@ fn insert_until_it_fails(queue: &Queue, told: &mut Told) -> Vec<Error> {
         panic!("no insert has failed");
     };
     thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(Duration::from_millis(50));
+            fail();
+        });
         let threads: Vec<_> = (0..THREADS).map(|n| scope.spawn(move || insert(n))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
@@ -66,24 +77,14 @@ fn a_device_that_takes_no_writes(kind: &str, ends_while_unmounting: bool) {
         Ok(device) => device,
         Err(why) => return not_shown(&what, &why),
     };
-    let dir = device.file_system().join("store");
-    let store = options(Durability::Sync, 1 << 20).open(&dir).unwrap();
-    let queue = store.queue("q").unwrap();
-    let mut told = Told::default();
-    work(&queue, &mut told);
+    let (dir, store, queue, mut told) = busy_store(&device);
     let held = queue.get().unwrap();
     told.deleting.insert(super::number(held.payload()));
 
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            thread::sleep(std::time::Duration::from_millis(50));
-            device.fail(true);
-        });
-        let errors = insert_until_it_fails(&queue, &mut told);
-        let kinds: Vec<_> = errors.iter().map(Error::kind).collect();
-        assert!(kinds.iter().all(|kind| **kind == ErrorKind::Poisoned), "{errors:?}");
-        assert!(errors.iter().any(Error::is_indeterminate), "{errors:?}");
-    });
+    let errors = insert_until_it_fails(&queue, &mut told, || device.fail(true));
+    let kinds: Vec<_> = errors.iter().map(Error::kind).collect();
+    assert!(kinds.iter().all(|kind| **kind == ErrorKind::Poisoned), "{errors:?}");
+    assert!(errors.iter().any(Error::is_indeterminate), "{errors:?}");
     assert_poisoned(&store, &queue, "after a failed sync");
     assert_eq!(held.delete().map_err(|error| error.kind().clone()), Err(ErrorKind::Poisoned));
     if !ends_while_unmounting {
@@ -124,20 +125,12 @@ fn a_file_system_that_goes_down(kind: &str) {
         Ok(device) => device,
         Err(why) => return not_shown(&what, &why),
     };
-    let dir = device.file_system().join("store");
-    let store = options(Durability::Sync, 1 << 20).open(&dir).unwrap();
-    let queue = store.queue("q").unwrap();
-    let mut told = Told::default();
-    work(&queue, &mut told);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            thread::sleep(std::time::Duration::from_millis(50));
-            let root = device.file_system();
-            run("xfs_io", &["-x", "-c", "shutdown", root.to_str().unwrap()]).unwrap();
-        });
-        let errors = insert_until_it_fails(&queue, &mut told);
-        println!("{what}: {:?}", errors.iter().map(Error::kind).collect::<Vec<_>>());
+    let (dir, store, queue, mut told) = busy_store(&device);
+    let errors = insert_until_it_fails(&queue, &mut told, || {
+        let root = device.file_system();
+        run("xfs_io", &["-x", "-c", "shutdown", root.to_str().unwrap()]).unwrap();
     });
+    println!("{what}: {:?}", errors.iter().map(Error::kind).collect::<Vec<_>>());
     let _ = store.close();
     drop((queue, store));
     device.remount();
