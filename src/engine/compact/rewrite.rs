@@ -78,6 +78,7 @@ impl From<io::Error> for Abandoned {
 }
 
 impl Engine {
+    /// Makes the file that the `chosen` segments are copied into. None if there are none.
     pub(super) fn begin(
         &self,
         chosen: Range<usize>,
