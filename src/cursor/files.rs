@@ -20,7 +20,8 @@ use crate::storage::{File, Prepare, Space, Spare, Storage};
 /// How many generations are kept.
 const KEPT: usize = 2;
 
-const TEMPORARY: &str = "cursor.tmp";
+/// The name of a cursor that is being written.
+pub(crate) const CURSOR_BEING_WRITTEN: &str = "cursor.tmp";
 
 /// The name of the cursor of a generation.
 pub(crate) fn cursor_name(generation: u64) -> String {
@@ -52,7 +53,7 @@ pub(crate) fn publish(
     let file = write_temporary(space, bytes).map_err(PublishFailed::NotWritten)?;
     let synced = if planted(Bug::CursorNotSynced) { Ok(()) } else { file.sync_data() };
     synced
-        .and_then(|()| storage.rename(TEMPORARY, &cursor_name(generation)))
+        .and_then(|()| storage.rename(CURSOR_BEING_WRITTEN, &cursor_name(generation)))
         .and_then(|()| storage.sync_dir())
         .map_err(PublishFailed::Sync)?;
     let is_old =
@@ -64,9 +65,10 @@ pub(crate) fn publish(
 }
 
 fn write_temporary(space: &Space, bytes: &[u8]) -> io::Result<Arc<dyn File>> {
-    space.put_back(Spare::Cursor, TEMPORARY);
+    space.put_back(Spare::Cursor, CURSOR_BEING_WRITTEN);
     let len = bytes.len() as u64;
-    let file = space.create_or_take(Spare::Cursor, TEMPORARY, len..=len, Prepare::Reserve)?;
+    let file =
+        space.create_or_take(Spare::Cursor, CURSOR_BEING_WRITTEN, len..=len, Prepare::Reserve)?;
     file.write_at(0, bytes)?;
     Ok(file)
 }

@@ -27,6 +27,9 @@ use crate::report::Recovery;
 use crate::storage::{self, Prepare, Space};
 use crate::sync::atomic::{AtomicBool, AtomicU64};
 
+/// The name of the copy of a file that is given to one name alone.
+const PART_NAME: &str = "part.tmp";
+
 impl Opening {
     /// Makes durable what was found, and starts the engine from there.
     pub(super) fn repair(
@@ -149,14 +152,13 @@ impl Opening {
     /// Gives a file that has other names to this one alone. Crash windows: the copy, which the next open removes, or the
     /// file as it was.
     fn part(&self, name: &str) -> std::io::Result<()> {
-        const COPY: &str = "part.tmp";
         let file = self.storage.open_read(name)?;
         let data = file.map_read()?;
-        let _ = self.storage.remove(COPY);
-        let copy = self.storage.create(COPY, data.published(), Prepare::Reserve)?;
+        let _ = self.storage.remove(PART_NAME);
+        let copy = self.storage.create(PART_NAME, data.published(), Prepare::Reserve)?;
         copy.write_at(0, data.bytes(0..data.published()))?;
         copy.sync_data()?;
-        self.storage.rename(COPY, name)?;
+        self.storage.rename(PART_NAME, name)?;
         self.storage.sync_dir()
     }
 

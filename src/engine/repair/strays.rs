@@ -4,6 +4,8 @@ use super::super::compact::COPY_NAME;
 use super::super::maintenance::INDEX_BEING_WRITTEN;
 use super::super::open::{read_header, used_of};
 use super::super::{Engine, poisoned};
+use super::PART_NAME;
+use crate::cursor::CURSOR_BEING_WRITTEN;
 use crate::error::Result;
 use crate::format::header::{FRAMES_START, HeaderFound};
 use crate::log::{index_name, parse_index_name, parse_segment_name, segment_name};
@@ -30,8 +32,8 @@ impl Engine {
                 unused.push(name.clone());
             } else if name == COPY_NAME {
                 self.space.put_back(Spare::Copy, name);
-            } else if name == "cursor.tmp"
-                || name == "part.tmp"
+            } else if name == CURSOR_BEING_WRITTEN
+                || name == PART_NAME
                 || name == PROBE
                 || name == INDEX_BEING_WRITTEN
                 || parse_index_name(name).is_some_and(unnamed)
