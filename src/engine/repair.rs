@@ -177,7 +177,7 @@ impl Opening {
             self.part(name)?;
         }
         let file = self.storage.open(name)?;
-        let mut content = vec![0; CHUNK as usize];
+        let mut content = vec![0; CHUNK.min(used.saturating_sub(from)) as usize];
         let mut at = from;
         while at < used {
             let bytes = CHUNK.min(used - at);

@@ -6,10 +6,12 @@
 //! so that a test can crash at every operation of one run. Nothing is random but what a seed says.
 //!
 //! The parts: `buffer` is the memory of one file, `inode` its content, volatile and durable, `state` the directory,
-//! `cut` decides what a power cut leaves, `handle` is the disk as the rest of the crate sees it.
+//! `cut` decides what a power cut leaves, `fingerprint` tells contents apart by a number, `handle` is the disk as the rest
+//! of the crate sees it.
 
 mod buffer;
 mod cut;
+mod fingerprint;
 mod handle;
 mod inode;
 mod state;
@@ -124,6 +126,16 @@ impl Disk {
     /// some keep most, some decide file by file.
     pub fn power_cut(&self, seed: u64) -> Disk {
         Self::from_state(self.state().power_cut(seed))
+    }
+
+    /// A number that two disks share if a process can find nothing different on them: the same names, lengths and contents,
+    /// and a lock file that speaks of the same boot as it runs in, or of another. That they share it by chance need not
+    /// be feared.
+    ///
+    /// What was not synced counts as it is seen now, and not for what a power cut might leave of it; capacities and faults do
+    /// not count.
+    pub fn fingerprint(&self) -> u128 {
+        self.state().fingerprint()
     }
 
     /// How many operations were performed, failed ones included: files and directories created, renamed or removed,

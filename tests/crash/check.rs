@@ -1,5 +1,7 @@
 //! Opening what a crash has left, and holding it against the model.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +10,10 @@ use std::time::Duration;
 use millpond::testing::{Clock, Crash, Crashes, Cut, Disk};
 use millpond::{Queue, Store, StoreOptions};
 
-use super::world::{Content, DEAD, Got, Seen, SeenQueue, Stats, World};
+use super::world::{Content, DEAD, Got, Moment, Seen, SeenQueue, Stats};
+
+/// How many observations are remembered, roughly.
+const REMEMBERED: usize = 40_000;
 
 /// How many states were visited.
 #[derive(Debug, Default)]
@@ -17,6 +22,8 @@ pub struct Counts {
     pub power_cuts: AtomicU64,
     /// In the middle of a recovery, and of a recovery from that.
     pub in_recovery: [AtomicU64; 2],
+    /// Of all of them, those that were not in every byte like one that had been visited a while before.
+    pub distinct: AtomicU64,
 }
 
 impl Counts {
@@ -61,7 +68,7 @@ impl Fork {
 #[derive(Clone)]
 pub struct Promises {
     /// The states since the last one that was promised to be durable, in order; that one first.
-    pub since_durable: Arc<[Arc<World>]>,
+    pub since_durable: Arc<[Arc<Moment>]>,
     /// The first of them that a kill may leave: that before the operation that was cut.
     pub since_acknowledged: usize,
     /// The highest id that was ever given out.
@@ -76,7 +83,43 @@ pub struct Checker {
     pub counts: Arc<Counts>,
     /// How many of these first-level forks, and of the second-level ones, are cut again while they are recovered: one
     /// in so many.
-    pub again_every: [u64; 2],
+    again_every: [u64; 2],
+    known: RefCell<Known>,
+}
+
+/// All that an observation depends on, besides the options of the store.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Found {
+    fingerprint: u128,
+    wall_ms: u64,
+    newborn: bool,
+}
+
+/// What was seen of a store, and the first id that it gave out.
+#[derive(Clone)]
+struct Observed {
+    seen: Arc<Seen>,
+    first_new: u64,
+}
+
+/// What was observed of late: many crashes leave the same bytes.
+#[derive(Default)]
+struct Known {
+    newer: HashMap<Found, Observed>,
+    older: HashMap<Found, Observed>,
+}
+
+impl Known {
+    fn get(&self, found: &Found) -> Option<Observed> {
+        self.newer.get(found).or_else(|| self.older.get(found)).cloned()
+    }
+
+    fn insert(&mut self, found: Found, observed: Observed) {
+        if self.newer.len() >= REMEMBERED / 2 {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        self.newer.insert(found, observed);
+    }
 }
 
 type Check<T> = Result<T, String>;
@@ -86,9 +129,13 @@ pub fn words<T>(result: millpond::Result<T>, what: &str) -> Check<T> {
 }
 
 impl Checker {
+    pub fn new(options: StoreOptions, counts: Arc<Counts>, again_every: [u64; 2]) -> Checker {
+        Checker { options, counts, again_every, known: RefCell::default() }
+    }
+
     /// Checks one crash, and a sample of those that can happen while it is recovered from. A panic of the store is a
     /// broken promise like any other.
-    pub fn check(&self, fork: &Fork, promises: &Promises) -> Check<Arc<World>> {
+    pub fn check(&self, fork: &Fork, promises: &Promises) -> Check<Arc<Moment>> {
         let caught = catch_unwind(AssertUnwindSafe(|| self.check_fork(fork, promises)));
         let outcome = caught.unwrap_or_else(|_| Err("the store panicked".to_owned()));
         outcome.map_err(|why| {
@@ -97,7 +144,7 @@ impl Checker {
         })
     }
 
-    fn check_fork(&self, fork: &Fork, promises: &Promises) -> Check<Arc<World>> {
+    fn check_fork(&self, fork: &Fork, promises: &Promises) -> Check<Arc<Moment>> {
         let Crash { disk, cut, operation } = &fork.crash;
         self.counts.count(*cut, fork.level);
         let again = self
@@ -109,7 +156,8 @@ impl Checker {
             let cuts = move |n| [Cut::Kill, Cut::PowerCut(0), Cut::PowerCut(first + n)];
             Crashes::watch(disk, cuts)
         });
-        let (seen, first_new, crashes) = observe(disk, &self.options, promises, again)?;
+        let (observed, crashes) = self.observe(disk, promises, again)?;
+        let Observed { seen, first_new } = observed;
         let from = if *cut == Cut::Kill { promises.since_acknowledged } else { 0 };
         let at = explain(&seen, promises, from)?;
         if first_new <= promises.highest_id {
@@ -121,6 +169,29 @@ impl Checker {
                 .map_err(|why| format!("{why}\n  in the recovery from {cut:?}"))?;
         }
         Ok(promises.since_durable[at].clone())
+    }
+
+    /// What is seen of a store, and the crashes that `watched` took of its open. Of a disk on which a store can find nothing
+    /// different from one that was observed before, it is known.
+    fn observe(
+        &self,
+        disk: &Disk,
+        promises: &Promises,
+        watched: Option<Crashes>,
+    ) -> Check<(Observed, Vec<Crash>)> {
+        let Promises { wall_ms, newborn, .. } = *promises;
+        let found = Found { fingerprint: disk.fingerprint(), wall_ms, newborn };
+        let known = self.known.borrow().get(&found);
+        if let Some(known) = known.clone().filter(|_| watched.is_none()) {
+            return Ok((known, Vec::new()));
+        }
+        let (seen, first_new, crashes) = observe(disk, &self.options, promises, watched)?;
+        let observed = Observed { seen: Arc::new(seen), first_new };
+        if known.is_none() {
+            self.counts.distinct.fetch_add(1, Ordering::Relaxed);
+            self.known.borrow_mut().insert(found, observed.clone());
+        }
+        Ok((observed, crashes))
     }
 }
 
@@ -150,16 +221,11 @@ pub fn mix(number: u64) -> u64 {
 /// Which state the store was found in: the newest that looks like it.
 fn explain(seen: &Seen, promises: &Promises, from: usize) -> Check<usize> {
     let worlds = &promises.since_durable[from..];
-    let fits = |world: &Arc<World>| seen.difference(&world.seen(promises.wall_ms)).is_none();
-    if let Some(at) = worlds.iter().rposition(fits) {
+    let difference = |world: &Arc<Moment>| seen.difference(&world.seen(promises.wall_ms));
+    if let Some(at) = worlds.iter().rposition(|world| difference(world).is_none()) {
         return Ok(from + at);
     }
-    let last: Vec<String> = worlds
-        .iter()
-        .rev()
-        .take(4)
-        .filter_map(|world| seen.difference(&world.seen(promises.wall_ms)))
-        .collect();
+    let last: Vec<String> = worlds.iter().rev().take(4).filter_map(difference).collect();
     Err(format!("none of {} possible states explains it: {last:#?}", worlds.len()))
 }
 

@@ -7,16 +7,13 @@
 //! operation.
 
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 
 use millpond::State;
 use millpond::testing::Cut;
 
 use super::check::{Checker, Counts};
 use super::operations::Operation::{self, *};
-use super::run::{Job, Plan};
+use super::run::{self, Job, Plan};
 use super::workload::{Outcome, Random, Workload};
 
 /// What workloads are made of. The large insert makes the log roll.
@@ -65,15 +62,15 @@ const BEFORE: [Operation; 15] = [
     Steps(usize::MAX),
 ];
 
-/// How many workloads there are of up to `length` operations.
+/// How many sequences there are of up to `length` operations, the empty one included.
 fn count(length: u32) -> u64 {
-    (1..=length).map(|length| (OPERATIONS.len() as u64).pow(length)).sum()
+    (0..=length).map(|length| (OPERATIONS.len() as u64).pow(length)).sum()
 }
 
-/// The workload of this number; the shorter ones come first.
-fn workload(mut number: u64) -> Vec<Operation> {
+/// The sequence of this number; the shorter ones come first.
+fn sequence(mut number: u64) -> Vec<Operation> {
     let each = OPERATIONS.len() as u64;
-    let mut length = 1;
+    let mut length = 0;
     while number >= each.pow(length) {
         number -= each.pow(length);
         length += 1;
@@ -81,56 +78,40 @@ fn workload(mut number: u64) -> Vec<Operation> {
     (0..length).map(|n| OPERATIONS[(number / each.pow(n) % each) as usize]).collect()
 }
 
-fn run(plan: &Plan, operations: &[Operation], checker: &Checker) -> Outcome<()> {
-    let check = |job: Job| {
-        let Job { fork, promises, origin } = job;
-        checker.check(&fork, &promises).map(|_| ()).map_err(|why| format!("{origin}: {why}"))
-    };
+/// Runs the operations `first`, and checks the crashes within the `last` one.
+fn run(plan: &Plan, first: &[Operation], last: Operation, checker: &Checker) -> Outcome<()> {
+    let check = |job: Job| job.check(checker);
     let mut run = Workload::new(plan, Random::new(1), checker, &check);
     run.begin()?;
     BEFORE.iter().try_for_each(|operation| run.perform(*operation))?;
-    let (last, first) = operations.split_last().ok_or("a workload of nothing")?;
     first.iter().try_for_each(|operation| run.perform(*operation))?;
     run.watch();
-    run.perform(*last)
+    run.perform(last)
 }
 
-/// Visits all workloads of up to `length` operations, and returns how many states that were.
-pub fn visit(plan: &Plan, length: u32) -> u64 {
+/// Visits all workloads of up to `length` operations, and returns what that was.
+///
+/// Those that end with the same operation are one piece of work, since many of them leave the same: not every operation
+/// before it has changed something.
+pub fn visit(plan: &Plan, length: u32) -> Arc<Counts> {
     let counts = Arc::new(Counts::default());
-    // A workload is short enough for each of its recoveries to be cut.
-    let again_every = [40, 10];
-    let checker = Checker { options: plan.options(), counts: counts.clone(), again_every };
-    let (next, broken) = (AtomicU64::new(0), Mutex::new(None));
-    let work = || {
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= count(length) {
-                return;
-            }
-            let operations = workload(number);
-            if let Err(why) = run(plan, &operations, &checker) {
-                broken.lock().unwrap().get_or_insert(format!("{operations:?}: {why}"));
-                next.store(count(length), Ordering::Relaxed);
-            }
-        }
-    };
-    thread::scope(|scope| {
-        let threads = thread::available_parallelism().map_or(2, |n| n.get());
-        (0..threads).for_each(|_| drop(scope.spawn(work)));
+    run::all(OPERATIONS.len() as u64, |number| {
+        let last = OPERATIONS[number as usize];
+        // A workload is short enough for each of its recoveries to be cut.
+        let checker = Checker::new(plan.options(), counts.clone(), [40, 10]);
+        (0..count(length - 1)).map(sequence).try_for_each(|first| {
+            run(plan, &first, last, &checker).map_err(|why| format!("{first:?}, {last:?}: {why}"))
+        })
     });
-    if let Some(why) = broken.into_inner().unwrap() {
-        panic!("{why}");
-    }
-    counts.total()
+    counts
 }
 
 #[test]
-fn every_number_is_another_workload() {
+fn every_number_is_another_sequence() {
     let mut seen = std::collections::HashSet::new();
     for number in 0..count(2) {
-        let operations = workload(number);
+        let operations = sequence(number);
         assert!(operations.len() <= 2 && seen.insert(format!("{operations:?}")));
     }
-    assert_eq!(workload(count(2)).len(), 3);
+    assert_eq!(sequence(count(2)).len(), 3);
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 use millpond::Durability;
 
 use check::Counts;
-use run::{Plan, run};
+use run::{Plan, all, run};
 
 const OPERATIONS: usize = 2200;
 
@@ -34,16 +34,19 @@ fn number(name: &str, default: u64) -> u64 {
 /// Runs a plan for each seed that was asked for, and prints what was visited.
 fn run_all(name: &str, plan: &Plan) {
     let first = number("MILLPOND_CRASH_FIRST", 1);
-    for seed in first..first + number("MILLPOND_CRASH_SEEDS", 1) {
+    all(number("MILLPOND_CRASH_SEEDS", 1), |n| {
+        let seed = first + n;
         let counts = Arc::new(Counts::default());
-        let coverage = run(name, plan, seed, &counts);
+        let coverage =
+            run(plan, seed, &counts).map_err(|why| format!("{name}, seed {seed}: {why}"))?;
         let [once, twice] = &counts.in_recovery;
         println!(
-            "{name}, seed {seed}: {} operations, {} storage operations; {} states: {} killed, {} power cuts, \
-             {} cut again while recovering, {} a third time; {coverage:?}",
+            "{name}, seed {seed}: {} operations, {} storage operations; {} states, {} of them distinct: {} killed, \
+             {} power cuts, {} cut again while recovering, {} a third time; {coverage:?}",
             plan.operations,
             coverage.storage_operations,
             counts.total(),
+            counts.distinct.load(Ordering::Relaxed),
             counts.kills.load(Ordering::Relaxed),
             counts.power_cuts.load(Ordering::Relaxed),
             once.load(Ordering::Relaxed),
@@ -54,7 +57,8 @@ fn run_all(name: &str, plan: &Plan) {
         assert!(coverage.rewritten_segments > 0, "{name}, seed {seed}: {coverage:?}");
         assert!(coverage.indexes > 4, "{name}, seed {seed}: {coverage:?}");
         assert!(coverage.cursors > 20, "{name}, seed {seed}: {coverage:?}");
-    }
+        Ok(())
+    });
 }
 
 #[test]
@@ -116,7 +120,11 @@ fn plans(power_cuts: u64) -> [(&'static str, Plan); 3] {
 fn every_workload_of_few_operations_keeps_its_promises() {
     let length = number("MILLPOND_CRASH_LENGTH", 2) as u32;
     for (name, plan) in plans(number("MILLPOND_CRASH_CUTS", 2)) {
-        let states = exhaustive::visit(&plan, length);
-        println!("{name}, all workloads of up to {length} operations: {states} states");
+        let counts = exhaustive::visit(&plan, length);
+        println!(
+            "{name}, all workloads of up to {length} operations: {} states, {} of them distinct",
+            counts.total(),
+            counts.distinct.load(Ordering::Relaxed),
+        );
     }
 }

@@ -1,15 +1,13 @@
-//! The threads: one runs the workload, the others check its forks.
+//! Running a plan, and checking the forks of a workload.
 
-use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use millpond::{Durability, Store, StoreOptions};
 
 use super::check::{Checker, Counts, Fork, Promises};
-use super::workload::{Coverage, Random, Workload};
+use super::workload::{Coverage, Outcome, Random, Workload};
 
 /// Of so many forks one is cut again while it is recovered, and of so many of those one again.
 const AGAIN_EVERY: [u64; 2] = [600, 150];
@@ -40,51 +38,40 @@ pub struct Job {
     pub origin: Arc<str>,
 }
 
-/// Runs the plan and checks every fork. Panics at the first broken promise.
-pub fn run(name: &str, plan: &Plan, seed: u64, counts: &Arc<Counts>) -> Coverage {
-    let checker =
-        Checker { options: plan.options(), counts: counts.clone(), again_every: AGAIN_EVERY };
-    let broken = Mutex::new(None);
-    let stop = AtomicBool::new(false);
-    let (sender, receiver) = sync_channel(32);
-    let receiver = Mutex::new(receiver);
-    let outcome = thread::scope(|scope| {
-        let threads = thread::available_parallelism().map_or(2, |n| n.get());
-        for _ in 0..threads {
-            scope.spawn(|| {
-                if let Err(why) = check_all(&checker, &receiver) {
-                    broken.lock().unwrap().get_or_insert(why);
-                    stop.store(true, Ordering::Release);
-                    // The workload must not wait for room.
-                    while next(&receiver).is_some() {}
-                }
-            });
+impl Job {
+    pub fn check(&self, checker: &Checker) -> Outcome<()> {
+        let Job { fork, promises, origin } = self;
+        checker.check(fork, promises).map(|_| ()).map_err(|why| format!("{origin}: {why}"))
+    }
+}
+
+/// Runs the plan and checks every fork, up to the first broken promise.
+pub fn run(plan: &Plan, seed: u64, counts: &Arc<Counts>) -> Outcome<Coverage> {
+    let checker = Checker::new(plan.options(), counts.clone(), AGAIN_EVERY);
+    let check = |job: Job| job.check(&checker);
+    Workload::new(plan, Random::new(seed), &checker, &check).run()
+}
+
+/// Does all pieces of work, as many at a time as there are processors. Panics at the first that fails.
+pub fn all(count: u64, work: impl Fn(u64) -> Outcome<()> + Sync) {
+    let (next, broken) = (AtomicU64::new(0), Mutex::new(None));
+    let work = || {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= count {
+                return;
+            }
+            if let Err(why) = work(number) {
+                broken.lock().unwrap().get_or_insert(why);
+                next.store(count, Ordering::Relaxed);
+            }
         }
-        let work = || {
-            let hand_over =
-                move |job| sender.send(job).map_err(|_| "nobody checks any more".to_owned());
-            Workload::new(plan, Random::new(seed), &checker, &hand_over).run(&stop)
-        };
-        // The channel is closed when this is done, and with it the threads.
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
+    };
+    thread::scope(|scope| {
+        let threads = thread::available_parallelism().map_or(2, |n| n.get());
+        (0..threads).for_each(|_| drop(scope.spawn(work)));
     });
     if let Some(why) = broken.into_inner().unwrap() {
-        panic!("{name}, seed {seed}: {why}");
+        panic!("{why}");
     }
-    match outcome {
-        Ok(Ok(coverage)) => coverage,
-        Ok(Err(why)) => panic!("{name}, seed {seed}: {why}"),
-        Err(panic) => resume_unwind(panic),
-    }
-}
-
-fn next(receiver: &Mutex<Receiver<Job>>) -> Option<Job> {
-    receiver.lock().unwrap().recv().ok()
-}
-
-fn check_all(checker: &Checker, receiver: &Mutex<Receiver<Job>>) -> Result<(), String> {
-    while let Some(job) = next(receiver) {
-        checker.check(&job.fork, &job.promises).map_err(|why| format!("{}: {why}", job.origin))?;
-    }
-    Ok(())
 }

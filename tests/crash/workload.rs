@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use millpond::testing::{Clock, Crash, Crashes, Cut, Disk, step};
@@ -12,7 +11,7 @@ use millpond::{Delivery, Durability, Store};
 
 use super::check::{Checker, Fork, Promises, mix, words};
 use super::run::{Job, Plan};
-use super::world::{DEAD, Place, Rules, Time, World};
+use super::world::{DEAD, Moment, Place, Rules, Time, World};
 
 pub type Outcome<T> = Result<T, String>;
 
@@ -22,7 +21,7 @@ pub type Durable = bool;
 pub const QUEUES: [&str; 3] = ["a", "b", DEAD];
 
 /// Takes a fork that is to be checked.
-pub type HandOver<'a> = dyn Fn(Job) -> Outcome<()> + Sync + 'a;
+pub type HandOver<'a> = dyn Fn(Job) -> Outcome<()> + 'a;
 
 /// What the run has come across.
 #[derive(Debug, Default)]
@@ -84,7 +83,7 @@ pub struct Workload<'a> {
     clock: Clock,
     time: Time,
     store: Option<Store>,
-    since_durable: Vec<Arc<World>>,
+    since_durable: Vec<Arc<Moment>>,
     crashes: Option<Crashes>,
     /// From now on, on whatever disk.
     is_watched: bool,
@@ -125,14 +124,11 @@ impl<'a> Workload<'a> {
         }
     }
 
-    /// Runs the whole plan, or until somebody says to stop.
-    pub fn run(&mut self, stop: &AtomicBool) -> Outcome<Coverage> {
+    /// Runs the whole plan.
+    pub fn run(&mut self) -> Outcome<Coverage> {
         self.watch();
         self.begin()?;
         for n in 0..self.plan.operations {
-            if stop.load(Ordering::Acquire) {
-                break;
-            }
             self.perform_any().map_err(|why| format!("operation {n}: {why}"))?;
         }
         self.reopen()?;
@@ -189,12 +185,12 @@ impl<'a> Workload<'a> {
 
     /// The model has reached a state that the log describes.
     pub fn note(&mut self) {
-        self.since_durable.push(Arc::new(self.world.clone()));
+        self.since_durable.push(Arc::new(Moment::of(self.world.clone())));
     }
 
     /// Whether the message was there when all was last durable.
     pub fn is_durable(&self, queue: &str, id: u64) -> bool {
-        let queue = self.since_durable.first().and_then(|world| world.queues.get(queue));
+        let queue = self.since_durable.first().and_then(|past| past.world.queues.get(queue));
         queue.is_some_and(|queue| queue.messages.contains_key(&id))
     }
 
@@ -305,7 +301,7 @@ impl<'a> Workload<'a> {
         if self.is_watched {
             self.watch();
         }
-        self.world = found.died();
+        self.world = found.world.died();
         self.next_id = None;
         if cut != Cut::Kill {
             self.since_durable = vec![found];

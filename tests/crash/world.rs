@@ -5,7 +5,7 @@
 //! files, syncs or crashes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millpond::QueueOptions;
@@ -275,6 +275,29 @@ impl World {
                     queue.got.push(got);
                 }
             }
+        }
+    }
+}
+
+/// A world that the past has seen, and that does not change any more.
+#[derive(Debug, Default)]
+pub struct Moment {
+    pub world: World,
+    /// At the time that was last asked for.
+    seen: Mutex<Option<(u64, Arc<Seen>)>>,
+}
+
+impl Moment {
+    pub fn of(world: World) -> Moment {
+        Moment { world, seen: Mutex::default() }
+    }
+
+    /// As [`World::seen`], found out once.
+    pub fn seen(&self, wall: u64) -> Arc<Seen> {
+        let mut known = self.seen.lock().unwrap();
+        match &*known {
+            Some((at, seen)) if *at == wall => seen.clone(),
+            _ => known.insert((wall, Arc::new(self.world.seen(wall)))).1.clone(),
         }
     }
 }

@@ -23,8 +23,28 @@ impl Buffer {
     /// At least `len` bytes.
     pub(super) fn new(len: usize) -> Self {
         let len = len.next_multiple_of(SECTOR_BYTES);
-        let words = vec![0u64; len / 8].into_boxed_slice();
-        Self { start: NonNull::from(Box::leak(words)).cast(), len }
+        Self::of_words(vec![0u64; len / 8])
+    }
+
+    /// At least `len` bytes, which begin with `bytes`, themselves whole sectors.
+    pub(super) fn copy_of(bytes: &[u8], len: usize) -> Self {
+        let len = len.max(bytes.len()).next_multiple_of(SECTOR_BYTES);
+        // Only what is not copied is filled with zeroes.
+        let mut words = Vec::<u64>::with_capacity(len / 8);
+        // SAFETY: the vector has room for `len` bytes, of which those that `bytes` covers are initialised before they
+        // count. It is memory of its own, so that the two do not overlap.
+        unsafe {
+            let to = words.as_mut_ptr().cast::<u8>();
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+            words.set_len(bytes.len() / 8);
+        }
+        words.resize(len / 8, 0);
+        Self::of_words(words)
+    }
+
+    fn of_words(words: Vec<u64>) -> Self {
+        let len = words.len() * 8;
+        Self { start: NonNull::from(Box::leak(words.into_boxed_slice())).cast(), len }
     }
 
     pub(crate) fn len(&self) -> usize {

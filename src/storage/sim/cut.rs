@@ -82,7 +82,7 @@ impl Cut {
         }
     }
 
-    pub(super) fn inode(&mut self, inode: &Inode) -> Inode {
+    pub(super) fn inode(&mut self, inode: &mut Inode) -> Inode {
         let fate = self.fate();
         inode.power_cut(fate, &mut self.random)
     }

@@ -51,8 +51,8 @@ impl Storage for Disk {
         let dirs = dirs.map(|name| Entry { name: name.clone(), len: 0, is_file: false });
         let files = state.volatile.names.iter().filter_map(|(name, &id)| {
             let (parent, name) = name.rsplit_once('/').unwrap_or(("", name));
-            let len = state.inode(id).len();
-            (parent == dir).then(|| Entry { name: name.to_owned(), len, is_file: true })
+            let entry = |len| Entry { name: name.to_owned(), len, is_file: true };
+            (parent == dir).then(|| entry(state.inode(id).len()))
         });
         let mut entries: Vec<Entry> = dirs.chain(files).collect();
         entries.sort_by(|a, b| a.name.cmp(&b.name));

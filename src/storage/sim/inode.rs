@@ -9,6 +9,7 @@ use super::super::map::{MapWriter, Mapping, Memory};
 use super::Handle;
 use super::buffer::{Buffer, SECTOR_BYTES};
 use super::cut::{Fate, SplitMix64};
+use super::fingerprint;
 
 /// How many contents since the last sync a power cut can bring back, besides the newest.
 const REMEMBERED: usize = 8;
@@ -58,6 +59,10 @@ impl<T: Clone + PartialEq> History<T> {
 pub(super) struct Inode {
     /// The page cache. Zero from `len` on.
     buffer: Arc<Buffer>,
+    /// The sum of its sectors' fingerprints.
+    print: u128,
+    /// A copy of it for forks, while a writer keeps it for itself.
+    snapshot: Option<Arc<Buffer>>,
     len: u64,
     /// None if the length is durable.
     past_len: Option<History<u64>>,
@@ -74,19 +79,23 @@ pub(super) struct Inode {
 impl Inode {
     /// An empty file, durably so.
     pub(super) fn empty() -> Self {
-        Self::clean(Arc::new(Buffer::new(0)), 0)
+        Self::clean(Arc::new(Buffer::new(0)), 0, 0)
     }
 
     pub(super) fn durable(content: &[u8]) -> Self {
         let buffer = Buffer::new(content.len());
         // SAFETY: nobody else has the buffer yet.
         unsafe { buffer.write(0, content) };
-        Self::clean(Arc::new(buffer), content.len() as u64)
+        // SAFETY: as above.
+        let print = fingerprint::of_sectors(unsafe { buffer.bytes() });
+        Self::clean(Arc::new(buffer), print, content.len() as u64)
     }
 
-    fn clean(buffer: Arc<Buffer>, len: u64) -> Self {
+    fn clean(buffer: Arc<Buffer>, print: u128, len: u64) -> Self {
         Self {
             buffer,
+            print,
+            snapshot: None,
             len,
             past_len: None,
             dirty: BTreeMap::new(),
@@ -98,6 +107,11 @@ impl Inode {
 
     pub(super) fn len(&self) -> u64 {
         self.len
+    }
+
+    /// A number that two files share if they have the same content.
+    pub(super) fn print(&self) -> u128 {
+        fingerprint::mixed(self.print, self.len)
     }
 
     pub(super) fn content(&self) -> &[u8] {
@@ -208,41 +222,64 @@ impl Inode {
     }
 
     /// The same file on a disk forked from this one.
-    pub(super) fn fork(&self) -> Self {
+    pub(super) fn fork(&mut self) -> Self {
         Self {
             dirty: self.dirty.clone(),
             past_len: self.past_len.clone(),
-            ..Self::clean(self.fork_buffer(), self.len)
+            ..Self::clean(self.fork_buffer(), self.print, self.len)
         }
     }
 
     /// The same file after a power cut.
-    pub(super) fn power_cut(&self, fate: Fate, random: &mut SplitMix64) -> Self {
+    pub(super) fn power_cut(&mut self, fate: Fate, random: &mut SplitMix64) -> Self {
         let len = match &self.past_len {
             Some(past) => *past.after_cut(&self.len, fate, random),
             None => self.len,
         };
-        if self.dirty.is_empty() && len == self.len {
-            return Self::clean(self.fork_buffer(), len);
+        let mut print = self.print;
+        let mut others = Vec::new();
+        for (&index, past) in &self.dirty {
+            let present = self.sector(index);
+            let left = past.after_cut(present, fate, random);
+            if left != present {
+                print = print
+                    .wrapping_sub(fingerprint::of_sector(index, present))
+                    .wrapping_add(fingerprint::of_sector(index, left));
+                others.push((index, left));
+            }
+        }
+        if others.is_empty() && len == self.len {
+            return Self::clean(self.fork_buffer(), print, len);
         }
         let buffer = self.copy(len as usize);
-        for (&index, past) in &self.dirty {
-            let at = index * SECTOR_BYTES;
-            let mut present = [0; SECTOR_BYTES];
-            present.copy_from_slice(&self.sectors()[at..at + SECTOR_BYTES]);
-            let left = past.after_cut(&present, fate, random);
+        let mut cut_off = len < self.len;
+        for (index, left) in others {
             // SAFETY: nobody else has the copy yet.
-            unsafe { buffer.write(at, left) };
+            unsafe { buffer.write(index * SECTOR_BYTES, left) };
+            cut_off |= (index + 1) * SECTOR_BYTES > len as usize;
         }
-        let beyond = vec![0; buffer.len() - len as usize];
-        // SAFETY: nobody else has the copy yet.
-        unsafe { buffer.write(len as usize, &beyond) };
-        Self::clean(Arc::new(buffer), len)
+        if cut_off {
+            let beyond = vec![0; buffer.len() - len as usize];
+            // SAFETY: as above.
+            unsafe { buffer.write(len as usize, &beyond) };
+            // SAFETY: as above.
+            print = fingerprint::of_sectors(unsafe { buffer.bytes() });
+        }
+        Self::clean(Arc::new(buffer), print, len)
     }
 
     /// Shared if it stays as it is. A live writer writes in place, so that it gets to keep the buffer for itself.
-    fn fork_buffer(&self) -> Arc<Buffer> {
-        if self.has_writer() { Arc::new(self.copy(0)) } else { Arc::clone(&self.buffer) }
+    fn fork_buffer(&mut self) -> Arc<Buffer> {
+        if !self.has_writer() {
+            return Arc::clone(&self.buffer);
+        }
+        let snapshot = self.snapshot.take().unwrap_or_else(|| Arc::new(self.copy(0)));
+        Arc::clone(self.snapshot.insert(snapshot))
+    }
+
+    fn sector(&self, index: usize) -> &Sector {
+        // Ensures: whoever asks for a sector has it from the buffer.
+        self.sectors()[index * SECTOR_BYTES..].first_chunk().expect("a buffer has whole sectors")
     }
 
     /// The buffer to its end, also beyond the file's.
@@ -254,10 +291,7 @@ impl Inode {
 
     /// A copy of the buffer, of `len` bytes at least.
     fn copy(&self, len: usize) -> Buffer {
-        let copy = Buffer::new(len.max(self.buffer.len()));
-        // SAFETY: nobody else has the copy yet.
-        unsafe { copy.write(0, self.sectors()) };
-        copy
+        Buffer::copy_of(self.sectors(), len)
     }
 
     /// Ensures: the buffer has room for `len` bytes, and no other inode has it. With a live writer it is so already,
@@ -266,6 +300,7 @@ impl Inode {
         if len > self.buffer.len() {
             // Doubled, so that a file that grows by small writes is not copied for each.
             self.buffer = Arc::new(self.copy(len.max(2 * self.buffer.len())));
+            self.snapshot = None;
         } else if !self.has_writer() && Arc::get_mut(&mut self.buffer).is_none() {
             self.buffer = Arc::new(self.copy(0));
         }
@@ -279,27 +314,33 @@ impl Inode {
             let index = (at + done) / SECTOR_BYTES;
             let within = (at + done) % SECTOR_BYTES;
             let count = (SECTOR_BYTES - within).min(bytes.len() - done);
-            self.remember(index, within, &bytes[done..done + count]);
+            self.put_in_sector(index, within, &bytes[done..done + count]);
             done += count;
         }
-        // SAFETY: `own` has made the buffer this inode's, and it is borrowed exclusively. Mappings read only what they
-        // have published, which was just checked. Slices that a `MapWriter` gives out of the rest do not live now: if
-        // there is one, it is the caller, under `&mut`.
-        unsafe { self.buffer.write(at, bytes) };
     }
 
-    /// `bytes` are about to be written into a sector.
-    fn remember(&mut self, index: usize, within: usize, bytes: &[u8]) {
-        let mut old = [0; SECTOR_BYTES];
-        old.copy_from_slice(&self.sectors()[index * SECTOR_BYTES..][..SECTOR_BYTES]);
-        let changes = old[within..within + bytes.len()] != *bytes;
-        match self.dirty.get_mut(&index) {
-            Some(past) if changes => Arc::make_mut(past).supersede(old),
+    fn put_in_sector(&mut self, index: usize, within: usize, bytes: &[u8]) {
+        let old = *self.sector(index);
+        if old[within..within + bytes.len()] == *bytes {
             // Written again, it will be synced again.
-            Some(past) if past.lost => Arc::make_mut(past).lost = false,
-            None if changes => drop(self.dirty.insert(index, Arc::new(History::new(old)))),
-            _ => {}
+            if let Some(past) = self.dirty.get_mut(&index).filter(|past| past.lost) {
+                Arc::make_mut(past).lost = false;
+            }
+            return;
         }
+        match self.dirty.get_mut(&index) {
+            Some(past) => Arc::make_mut(past).supersede(old),
+            None => drop(self.dirty.insert(index, Arc::new(History::new(old)))),
+        }
+        // SAFETY: `own` has made the buffer this inode's, and it is borrowed exclusively. Mappings read only what they
+        // have published, which `put` has checked. Slices that a `MapWriter` gives out of the rest do not live now: if
+        // there is one, it is the caller, under `&mut`.
+        unsafe { self.buffer.write(index * SECTOR_BYTES + within, bytes) };
+        self.snapshot = None;
+        self.print = self
+            .print
+            .wrapping_sub(fingerprint::of_sector(index, &old))
+            .wrapping_add(fingerprint::of_sector(index, self.sector(index)));
     }
 
     /// Panics if a live mapping may read some of `range`.

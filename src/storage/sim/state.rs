@@ -2,15 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::LOCK;
 use super::cut::Cut;
 use super::inode::Inode;
-use super::{Fault, FaultKind};
+use super::{Fault, FaultKind, fingerprint};
 
 /// What Linux and all other systems with that error call it.
 const EIO: i32 = 5;
+
+/// What the names of all boots begin with.
+const BOOT: &str = "sim-boot-";
 
 /// The first process on a disk; each fork is the next one.
 const FIRST_PID: u32 = 1000;
@@ -98,9 +102,9 @@ pub(super) struct State {
     inodes: BTreeMap<u64, Inode>,
     next_inode: u64,
     /// What the system shows.
-    pub(super) volatile: Namespace,
+    pub(super) volatile: Arc<Namespace>,
     /// What the drive holds for certain.
-    durable: Namespace,
+    durable: Arc<Namespace>,
     /// What lies between the two, in order.
     pending: Vec<Pending>,
     pub(super) capacity: Option<u64>,
@@ -119,8 +123,8 @@ impl State {
         Self {
             inodes: BTreeMap::new(),
             next_inode: 0,
-            volatile: Namespace::default(),
-            durable: Namespace::default(),
+            volatile: Arc::default(),
+            durable: Arc::default(),
             pending: Vec::new(),
             capacity,
             creation_slack: 0,
@@ -134,9 +138,12 @@ impl State {
         }
     }
 
-    pub(super) fn kill(&self) -> Self {
+    pub(super) fn kill(&mut self) -> Self {
+        let mut forked: Vec<u64> = self.referenced().collect();
+        forked.sort_unstable();
+        forked.dedup();
         Self {
-            inodes: self.referenced().map(|id| (id, self.inode(id).fork())).collect(),
+            inodes: forked.into_iter().map(|id| (id, self.inode_mut(id).fork())).collect(),
             next_inode: self.next_inode,
             volatile: self.volatile.clone(),
             durable: self.durable.clone(),
@@ -148,16 +155,16 @@ impl State {
         }
     }
 
-    pub(super) fn power_cut(&self, seed: u64) -> Self {
+    pub(super) fn power_cut(&mut self, seed: u64) -> Self {
         let mut cut = Cut::new(seed);
         let mut left = self.durable.clone();
         let happened = cut.happened(self.pending.len());
         for (pending, happened) in self.pending.iter().zip(happened) {
             if happened {
-                left.apply(&pending.change);
+                Arc::make_mut(&mut left).apply(&pending.change);
             }
         }
-        let inodes = left.names.values().map(|&id| (id, cut.inode(self.inode(id)))).collect();
+        let inodes = left.names.values().map(|&id| (id, cut.inode(self.inode_mut(id)))).collect();
         Self {
             inodes,
             next_inode: self.next_inode,
@@ -167,6 +174,32 @@ impl State {
             creation_slack: self.creation_slack,
             ..Self::new(self.capacity)
         }
+    }
+
+    /// See [`Disk::fingerprint`](super::Disk::fingerprint).
+    pub(super) fn fingerprint(&self) -> u128 {
+        let dirs = self.volatile.dirs.iter();
+        let dirs = dirs.map(|name| fingerprint::mixed(fingerprint::of_text(name), 0));
+        let files = self.volatile.names.iter().map(|(name, &id)| {
+            let content = match name.as_str() {
+                LOCK => fingerprint::of_text(&self.note()),
+                _ => self.inode(id).print(),
+            };
+            fingerprint::of_text(name).wrapping_add(content)
+        });
+        files.map(|file| fingerprint::mixed(file, 1)).chain(dirs).fold(0, u128::wrapping_add)
+    }
+
+    /// What the lock file says, whatever the boots in it are called.
+    fn note(&self) -> String {
+        let Some(&lock) = self.volatile.names.get(LOCK) else { return String::new() };
+        let note = String::from_utf8_lossy(self.inode(lock).content());
+        let words = note.split_inclusive([' ', '\n']).map(|word| match word.trim_end() {
+            name if name == self.boot_id => ("this boot", &word[name.len()..]),
+            name if name.starts_with(BOOT) => ("another boot", &word[name.len()..]),
+            _ => (word, ""),
+        });
+        words.flat_map(|(word, space)| [word, space]).collect()
     }
 
     /// Every inode that has a name or may have one after a power cut. Some more than once.
@@ -315,7 +348,7 @@ impl State {
             }
             return Err(io_error());
         }
-        let durable = &mut self.durable;
+        let durable = Arc::make_mut(&mut self.durable);
         self.pending.retain(|pending| {
             if !pending.lost {
                 durable.apply(&pending.change);
@@ -330,7 +363,7 @@ impl State {
     pub(super) fn put(&mut self, name: &str, inode: Inode) {
         self.take(name);
         let id = self.insert(inode);
-        for namespace in [&mut self.volatile, &mut self.durable] {
+        for namespace in [&mut self.volatile, &mut self.durable].map(Arc::make_mut) {
             if let Some((dir, _)) = name.rsplit_once('/') {
                 namespace.dirs.insert(dir.to_owned());
             }
@@ -341,8 +374,8 @@ impl State {
     /// Removes a name durably.
     pub(super) fn take(&mut self, name: &str) {
         self.pending.retain(|pending| !pending.change.concerns(name));
-        self.volatile.names.remove(name);
-        self.durable.names.remove(name);
+        Arc::make_mut(&mut self.volatile).names.remove(name);
+        Arc::make_mut(&mut self.durable).names.remove(name);
         self.collect();
     }
 
@@ -354,7 +387,7 @@ impl State {
     }
 
     fn change(&mut self, change: Change) {
-        self.volatile.apply(&change);
+        Arc::make_mut(&mut self.volatile).apply(&change);
         self.pending.push(Pending { change, lost: false });
     }
 
@@ -368,5 +401,5 @@ impl State {
 /// Every boot in this process has a name of its own.
 fn new_boot_id() -> String {
     static BOOTS: AtomicU64 = AtomicU64::new(1);
-    format!("sim-boot-{}", BOOTS.fetch_add(1, Ordering::Relaxed))
+    format!("{BOOT}{}", BOOTS.fetch_add(1, Ordering::Relaxed))
 }

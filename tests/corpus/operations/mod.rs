@@ -87,11 +87,8 @@ pub fn operations(input: &[u8]) {
 
 fn run_script(plan: &Plan, mut script: Script<'_>) -> Outcome<()> {
     let counts = Arc::new(Counts::default());
-    let checker = Checker { options: plan.options(), counts, again_every: AGAIN_EVERY };
-    let check = |job: Job| {
-        let Job { fork, promises, origin } = job;
-        checker.check(&fork, &promises).map(|_| ()).map_err(|why| format!("{origin}: {why}"))
-    };
+    let checker = Checker::new(plan.options(), counts, AGAIN_EVERY);
+    let check = |job: Job| job.check(&checker);
     let mut run = Workload::new(plan, script.clone(), &checker, &check);
     run.begin()?;
     for n in 0..OPERATIONS_MAX {
