@@ -135,7 +135,7 @@ impl Disk {
     /// What was not synced counts as it is seen now, and not for what a power cut might leave of it; capacities and faults do
     /// not count.
     pub fn fingerprint(&self) -> u128 {
-        self.state().fingerprint()
+        fingerprint::of_disk(&self.state())
     }
 
     /// How many operations were performed, failed ones included: files and directories created, renamed or removed,

@@ -1,7 +1,7 @@
 //! Opening what a crash has left, and holding it against the model.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +11,9 @@ use millpond::testing::{Clock, Crash, Crashes, Cut, Disk};
 use millpond::{Queue, Store, StoreOptions};
 
 use super::world::{Content, DEAD, Got, Moment, Seen, SeenQueue, Stats};
+
+/// The queue that shows whether a store works.
+const PROBE: &str = "probe";
 
 /// How many observations are remembered, roughly.
 const REMEMBERED: usize = 40_000;
@@ -84,7 +87,8 @@ pub struct Checker {
     /// How many of these first-level forks, and of the second-level ones, are cut again while they are recovered: one
     /// in so many.
     again_every: [u64; 2],
-    known: RefCell<Known>,
+    known: RefCell<Known<Observed>>,
+    known_reopened: RefCell<Known<Arc<Buried>>>,
 }
 
 /// All that an observation depends on, besides the options of the store.
@@ -102,19 +106,28 @@ struct Observed {
     first_new: u64,
 }
 
-/// What was observed of late: many crashes leave the same bytes.
-#[derive(Default)]
-struct Known {
-    newer: HashMap<Found, Observed>,
-    older: HashMap<Found, Observed>,
+/// How many messages of each queue are buried in the end.
+type Buried = BTreeMap<String, u64>;
+
+/// What was observed of late: many crashes leave the same bytes, and many more the same after they were recovered from
+/// and the store closed.
+struct Known<T> {
+    newer: HashMap<Found, T>,
+    older: HashMap<Found, T>,
 }
 
-impl Known {
-    fn get(&self, found: &Found) -> Option<Observed> {
+impl<T> Default for Known<T> {
+    fn default() -> Known<T> {
+        Known { newer: HashMap::new(), older: HashMap::new() }
+    }
+}
+
+impl<T: Clone> Known<T> {
+    fn get(&self, found: &Found) -> Option<T> {
         self.newer.get(found).or_else(|| self.older.get(found)).cloned()
     }
 
-    fn insert(&mut self, found: Found, observed: Observed) {
+    fn insert(&mut self, found: Found, observed: T) {
         if self.newer.len() >= REMEMBERED / 2 {
             self.older = std::mem::take(&mut self.newer);
         }
@@ -130,7 +143,13 @@ pub fn words<T>(result: millpond::Result<T>, what: &str) -> Check<T> {
 
 impl Checker {
     pub fn new(options: StoreOptions, counts: Arc<Counts>, again_every: [u64; 2]) -> Checker {
-        Checker { options, counts, again_every, known: RefCell::default() }
+        Checker {
+            options,
+            counts,
+            again_every,
+            known: RefCell::default(),
+            known_reopened: RefCell::default(),
+        }
     }
 
     /// Checks one crash, and a sample of those that can happen while it is recovered from. A panic of the store is a
@@ -185,13 +204,54 @@ impl Checker {
         if let Some(known) = known.clone().filter(|_| watched.is_none()) {
             return Ok((known, Vec::new()));
         }
-        let (seen, first_new, crashes) = observe(disk, &self.options, promises, watched)?;
+        let (seen, first_new, crashes) = self.look(disk, promises, watched)?;
         let observed = Observed { seen: Arc::new(seen), first_new };
         if known.is_none() {
             self.counts.distinct.fetch_add(1, Ordering::Relaxed);
             self.known.borrow_mut().insert(found, observed.clone());
         }
         Ok((observed, crashes))
+    }
+
+    /// Opens a store, looks at everything in it, uses it, closes and reopens it. Also the first id that it gives out, and
+    /// the crashes that `watched` took of the open.
+    fn look(
+        &self,
+        disk: &Disk,
+        promises: &Promises,
+        watched: Option<Crashes>,
+    ) -> Check<(Seen, u64, Vec<Crash>)> {
+        let clock = Clock::new();
+        clock.set_wall_ms(promises.wall_ms);
+        let store = words(self.options.open_simulated(disk, &clock), "open");
+        let crashes = watched.map_or_else(Vec::new, |watched| watched.take());
+        let store = store?;
+        check_recovery(&store, promises.newborn)?;
+        let mut seen = drain(&store, &clock)?;
+        let first_new = check_it_works(&store)?;
+        words(store.close(), "close")?;
+        drop(store);
+        for (name, buried) in &*self.reopen(disk, &clock, promises.wall_ms)? {
+            match seen.queues.get_mut(name) {
+                Some(seen) => seen.buried_in_the_end = *buried,
+                None if name == PROBE => {}
+                None => return Err(format!("queue {name} out of nowhere")),
+            }
+        }
+        Ok((seen, first_new, crashes))
+    }
+
+    /// What is buried in a store that was drained and closed. As with [`observe`](Checker::observe) it may be known: the
+    /// clock has been moved by the same.
+    fn reopen(&self, disk: &Disk, clock: &Clock, wall_ms: u64) -> Check<Arc<Buried>> {
+        let found = Found { fingerprint: disk.fingerprint(), wall_ms, newborn: false };
+        if let Some(buried) = self.known_reopened.borrow().get(&found) {
+            return Ok(buried);
+        }
+        let store = words(self.options.open_simulated(disk, clock), "reopen")?;
+        let buried = Arc::new(check_reopened(&store)?);
+        self.known_reopened.borrow_mut().insert(found, buried.clone());
+        Ok(buried)
     }
 }
 
@@ -227,29 +287,6 @@ fn explain(seen: &Seen, promises: &Promises, from: usize) -> Check<usize> {
     }
     let last: Vec<String> = worlds.iter().rev().take(4).filter_map(difference).collect();
     Err(format!("none of {} possible states explains it: {last:#?}", worlds.len()))
-}
-
-/// Opens a store, looks at everything in it, uses it, closes and reopens it. Also the first id that it gives out, and the
-/// crashes that `watched` took of the open.
-fn observe(
-    disk: &Disk,
-    options: &StoreOptions,
-    promises: &Promises,
-    watched: Option<Crashes>,
-) -> Check<(Seen, u64, Vec<Crash>)> {
-    let clock = Clock::new();
-    clock.set_wall_ms(promises.wall_ms);
-    let store = words(options.open_simulated(disk, &clock), "open");
-    let crashes = watched.map_or_else(Vec::new, |watched| watched.take());
-    let store = store?;
-    check_recovery(&store, promises.newborn)?;
-    let mut seen = drain(&store, &clock)?;
-    let first_new = check_it_works(&store)?;
-    words(store.close(), "close")?;
-    drop(store);
-    let store = words(options.open_simulated(disk, &clock), "reopen")?;
-    check_reopened(&store, &mut seen)?;
-    Ok((seen, first_new, crashes))
 }
 
 fn check_recovery(store: &Store, newborn: bool) -> Check<()> {
@@ -321,7 +358,7 @@ fn drain_queue(queue: &Queue, seen: &mut Seen) -> Check<()> {
 
 /// Inserts one message, gets and deletes it. Returns its id.
 fn check_it_works(store: &Store) -> Check<u64> {
-    let queue = words(store.queue("probe"), "declare")?;
+    let queue = words(store.queue(PROBE), "declare")?;
     let id = words(queue.insert("after the crash"), "insert")?;
     let delivery = words(queue.try_get(), "get")?.ok_or("nothing to get after an insert")?;
     if (delivery.id(), delivery.attempt(), delivery.payload()) != (id, 1, b"after the crash") {
@@ -332,7 +369,8 @@ fn check_it_works(store: &Store) -> Check<u64> {
 }
 
 /// After the drain, a clean close and a reopen nothing is left but what is buried.
-fn check_reopened(store: &Store, seen: &mut Seen) -> Check<()> {
+fn check_reopened(store: &Store) -> Check<Buried> {
+    let mut buried = Buried::new();
     check_recovery(store, false)?;
     if !store.recovery().clean {
         return Err("a closed store was not found clean".to_owned());
@@ -343,18 +381,14 @@ fn check_reopened(store: &Store, seen: &mut Seen) -> Check<()> {
         if (stats.ready, stats.delayed, stats.in_flight) != (0, 0, 0) {
             return Err(format!("{name} was drained, closed and reopened: {stats:?}"));
         }
-        match seen.queues.get_mut(&name) {
-            Some(seen) => seen.buried_in_the_end = stats.buried,
-            None if name == "probe" => {}
-            None => return Err(format!("queue {name} out of nowhere")),
-        }
         if words(queue.try_get(), "get")?.is_some() {
             return Err(format!("{name}: a deleted message came back"));
         }
+        buried.insert(name, stats.buried);
     }
     let stats = store.stats();
     if stats.damaged_messages != 0 || !stats.damage.is_empty() {
         return Err(format!("damage without damage: {stats:?}"));
     }
-    Ok(())
+    Ok(buried)
 }

@@ -49,12 +49,16 @@ impl Storage for Disk {
         }
         let dirs = state.volatile.dirs.iter().filter(|_| dir.is_empty());
         let dirs = dirs.map(|name| Entry { name: name.clone(), len: 0, is_file: false });
-        let files = state.volatile.names.iter().filter_map(|(name, &id)| {
-            let (parent, name) = name.rsplit_once('/').unwrap_or(("", name));
-            let entry = |len| Entry { name: name.to_owned(), len, is_file: true };
-            (parent == dir).then(|| entry(state.inode(id).len()))
-        });
-        let mut entries: Vec<Entry> = dirs.chain(files).collect();
+        let prefix = if dir.is_empty() { String::new() } else { format!("{dir}/") };
+        let names = state.volatile.names.range(prefix.clone()..);
+        let inside = names.map_while(|(name, &id)| Some((name.strip_prefix(&prefix)?, id)));
+        let files = inside.filter(|(name, _)| !name.as_bytes().contains(&b'/'));
+        let mut entries = Vec::with_capacity(state.volatile.names.len());
+        entries.extend(dirs);
+        entries.extend(files.map(|(name, id)| {
+            let len = state.inode(id).len();
+            Entry { name: name.to_owned(), len, is_file: true }
+        }));
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
     }

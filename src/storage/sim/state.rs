@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::super::LOCK;
 use super::cut::Cut;
 use super::inode::Inode;
-use super::{Fault, FaultKind, fingerprint};
+use super::{Fault, FaultKind};
 
 /// What Linux and all other systems with that error call it.
 const EIO: i32 = 5;
 
 /// What the names of all boots begin with.
-const BOOT: &str = "sim-boot-";
+pub(super) const BOOT: &str = "sim-boot-";
 
 /// The first process on a disk; each fork is the next one.
 const FIRST_PID: u32 = 1000;
@@ -139,11 +139,9 @@ impl State {
     }
 
     pub(super) fn kill(&mut self) -> Self {
-        let mut forked: Vec<u64> = self.referenced().collect();
-        forked.sort_unstable();
-        forked.dedup();
+        let referenced = self.referenced().into_iter();
         Self {
-            inodes: forked.into_iter().map(|id| (id, self.inode_mut(id).fork())).collect(),
+            inodes: referenced.map(|id| (id, self.inode_mut(id).fork())).collect(),
             next_inode: self.next_inode,
             volatile: self.volatile.clone(),
             durable: self.durable.clone(),
@@ -176,36 +174,14 @@ impl State {
         }
     }
 
-    /// See [`Disk::fingerprint`](super::Disk::fingerprint).
-    pub(super) fn fingerprint(&self) -> u128 {
-        let dirs = self.volatile.dirs.iter();
-        let dirs = dirs.map(|name| fingerprint::mixed(fingerprint::of_text(name), 0));
-        let files = self.volatile.names.iter().map(|(name, &id)| {
-            let content = match name.as_str() {
-                LOCK => fingerprint::of_text(&self.note()),
-                _ => self.inode(id).print(),
-            };
-            fingerprint::of_text(name).wrapping_add(content)
-        });
-        files.map(|file| fingerprint::mixed(file, 1)).chain(dirs).fold(0, u128::wrapping_add)
-    }
-
-    /// What the lock file says, whatever the boots in it are called.
-    fn note(&self) -> String {
-        let Some(&lock) = self.volatile.names.get(LOCK) else { return String::new() };
-        let note = String::from_utf8_lossy(self.inode(lock).content());
-        let words = note.split_inclusive([' ', '\n']).map(|word| match word.trim_end() {
-            name if name == self.boot_id => ("this boot", &word[name.len()..]),
-            name if name.starts_with(BOOT) => ("another boot", &word[name.len()..]),
-            _ => (word, ""),
-        });
-        words.flat_map(|(word, space)| [word, space]).collect()
-    }
-
-    /// Every inode that has a name or may have one after a power cut. Some more than once.
-    fn referenced(&self) -> impl Iterator<Item = u64> {
+    /// Every inode that has a name or may have one after a power cut, in order.
+    fn referenced(&self) -> Vec<u64> {
         let named = self.volatile.names.values().chain(self.durable.names.values()).copied();
-        named.chain(self.pending.iter().filter_map(|pending| pending.change.inode()))
+        let pending = self.pending.iter().filter_map(|pending| pending.change.inode());
+        let mut referenced: Vec<u64> = named.chain(pending).collect();
+        referenced.sort_unstable();
+        referenced.dedup();
+        referenced
     }
 
     /// Ensures: every id in the namespaces, in `pending` and in an open handle is a key, since `collect` keeps those.
@@ -393,13 +369,14 @@ impl State {
 
     /// Forgets the files that nobody can reach any more.
     fn collect(&mut self) {
-        let referenced: BTreeSet<u64> = self.referenced().collect();
-        self.inodes.retain(|id, inode| referenced.contains(id) || inode.is_open());
+        let referenced = self.referenced();
+        self.inodes.retain(|id, inode| referenced.binary_search(id).is_ok() || inode.is_open());
     }
 }
 
-/// Every boot in this process has a name of its own.
+/// Every boot in this process has a name of its own, all of the same length: what a disk holds must not depend on how many
+/// other disks there are.
 fn new_boot_id() -> String {
     static BOOTS: AtomicU64 = AtomicU64::new(1);
-    format!("{BOOT}{}", BOOTS.fetch_add(1, Ordering::Relaxed))
+    format!("{BOOT}{:010}", BOOTS.fetch_add(1, Ordering::Relaxed))
 }
