@@ -9,7 +9,7 @@ use millpond::testing::Disk;
 use millpond::{Damage, ErrorKind, Store};
 
 use crate::fixture::{Fixture, Left, clock, options};
-use crate::frames::{self, Frame};
+use crate::frames::{self, Frame, HEADER_BYTES, HEADER_COPIES};
 
 /// One damaged file.
 #[derive(Clone, Debug)]
@@ -27,15 +27,18 @@ pub enum What {
 }
 
 impl Case {
-    fn content(&self, old: &[u8]) -> Option<Vec<u8>> {
-        let mut new = old.to_vec();
+    /// Damages a disk. Another damage may have taken the place away.
+    fn apply(&self, disk: &Disk) {
+        let Some(mut content) = disk.read_file(&self.file) else { return };
+        let len = content.len();
         match &self.what {
-            What::Flip { at, bit } => new[*at] ^= 1 << bit,
-            What::Truncate { len } => new.truncate(*len),
-            What::Zero { range } => new[range.clone()].fill(0),
-            What::Missing => return None,
+            What::Flip { at, .. } if *at >= len => {}
+            What::Flip { at, bit } => content[*at] ^= 1 << bit,
+            What::Truncate { len } => content.truncate(*len),
+            What::Zero { range } => content[range.start.min(len)..range.end.min(len)].fill(0),
+            What::Missing => return disk.remove_file(&self.file),
         }
-        Some(new)
+        disk.write_file(&self.file, content);
     }
 
     fn range(&self, len: usize) -> Range<usize> {
@@ -55,13 +58,13 @@ pub struct Drained {
     pub damage: Vec<Damage>,
 }
 
-/// Runs a case; a failure in words.
-pub fn run(fixture: &Fixture, case: &Case, thorough: bool) -> Result<(), String> {
+/// Runs cases at once; a failure in words.
+pub fn run(fixture: &Fixture, cases: &[&Case], thorough: bool) -> Result<(), String> {
     let checked = guarded(|| {
-        lenient(fixture, case, thorough)?;
-        strict(fixture, case)
+        lenient(fixture, cases, thorough)?;
+        strict(fixture, cases)
     });
-    checked.map_err(|why| format!("{:?}, {case:?}: {why}", fixture.left))
+    checked.map_err(|why| format!("{:?}, {cases:?}: {why}", fixture.left))
 }
 
 /// A panic counts as a failure.
@@ -85,60 +88,86 @@ struct Expected {
     frames_intact: bool,
 }
 
+/// A frame, and the segment file that it is in.
+type Placed<'a> = (&'a str, &'a Frame);
+
 impl Expected {
-    fn new(fixture: &Fixture, case: &Case) -> Expected {
-        let range = case.range(fixture.files[&case.file].len());
-        let frames = fixture.hit(&case.file, range.clone());
-        let behind_end = fixture.frames.get(&case.file).is_some_and(|frames| {
-            range.end > frames.last().map_or(4096, |frame| frame.end.next_multiple_of(8))
-        });
-        // A segment file that is shorter than it was is damaged, also where only padding is missing.
-        let cut = matches!(case.what, What::Truncate { .. }) && case.file.ends_with(".seg");
-        let unproven = unproven(fixture, case, &frames);
+    fn new(fixture: &Fixture, cases: &[&Case]) -> Expected {
+        let (hit, headless) = hit(fixture, cases);
+        let harmless = |case: &&Case| {
+            let range = case.range(fixture.files[&case.file].len());
+            let behind_end = fixture.frames.get(&case.file).is_some_and(|frames| {
+                range.end > frames.last().map_or(4096, |frame| frame.end.next_multiple_of(8))
+            });
+            // A segment file that is shorter than it was is damaged, also where only padding is missing.
+            let cut = matches!(case.what, What::Truncate { .. }) && case.file.ends_with(".seg");
+            !behind_end && !cut
+        };
+        let unproven = unproven(fixture, cases, &hit);
+        let ids = |frames: &[Placed]| frames.iter().filter_map(|(_, frame)| frame.id).collect();
         Expected {
-            may_return: frames.iter().chain(&unproven).any(|frame| frame.is_delete()),
-            hit: frames.iter().filter_map(|frame| frame.id).collect(),
-            unproven: unproven.iter().filter_map(|frame| frame.id).collect(),
-            frames_intact: frames.is_empty() && !behind_end && !cut,
+            may_return: hit.iter().chain(&unproven).any(|(_, frame)| frame.is_delete()),
+            hit: ids(&hit),
+            unproven: ids(&unproven),
+            frames_intact: hit.is_empty() && !headless && cases.iter().all(|case| harmless(&case)),
         }
     }
 }
 
+/// The frames that have damaged bytes, and all of a segment that has lost both copies of its header. Whether there is such
+/// a segment.
+fn hit<'a>(fixture: &'a Fixture, cases: &[&Case]) -> (Vec<Placed<'a>>, bool) {
+    let mut hit = Vec::new();
+    let mut headless = false;
+    for (name, frames) in &fixture.frames {
+        let len = fixture.files[name].len();
+        let ranges = cases.iter().filter(|case| case.file == *name).map(|case| case.range(len));
+        let ranges: Vec<Range<usize>> = ranges.collect();
+        let is_hit = |start: usize, end: usize| {
+            ranges.iter().any(|range| start < range.end && range.start < end)
+        };
+        let lost = HEADER_COPIES.iter().all(|&at| is_hit(at, at + HEADER_BYTES));
+        headless |= lost;
+        let frames = frames.iter().filter(|frame| lost || is_hit(frame.start, frame.end));
+        hit.extend(frames.map(|frame| (name.as_str(), frame)));
+    }
+    (hit, headless)
+}
+
 /// After a power cut only what is proven counts: not the frames at or behind the damage and behind every proof that is
-/// left. After a kill all of it counts, but nobody can tell zeros from a segment that was not begun.
-fn unproven<'a>(fixture: &'a Fixture, case: &Case, hit: &[&Frame]) -> Vec<&'a Frame> {
-    let zeroed = matches!(case.what, What::Zero { .. });
-    let only_proven = fixture.left == Left::PowerCut || zeroed;
-    let Some(first) = hit.first().filter(|_| only_proven) else { return Vec::new() };
+/// left. So it does after a close whose cursor is damaged, and after a kill if the lock file does not tell of it. After a
+/// kill all of it counts, but nobody can tell zeros from a segment that was not begun.
+fn unproven<'a>(fixture: &'a Fixture, cases: &[&Case], hit: &[Placed<'a>]) -> Vec<Placed<'a>> {
+    let is_damaged = |name: &str| cases.iter().any(|case| case.file == name);
+    let zeroed = cases.iter().any(|case| matches!(case.what, What::Zero { .. }));
+    let only_proven = fixture.left != Left::Killed || zeroed || is_damaged("LOCK");
     let number_of = |name: &str| name[..10].parse::<u64>().unwrap_or(0);
-    let damaged = number_of(&case.file);
-    let cursor = fixture.names("cursor.").last().map(|name| {
-        let bytes = &fixture.files[*name];
+    let position = |(name, frame): &Placed| (number_of(name), frame.start as u64);
+    let Some(first) = hit.iter().map(position).min().filter(|_| only_proven) else {
+        return Vec::new();
+    };
+    let cursors = fixture.names("cursor.").into_iter().filter(|name| !is_damaged(name));
+    let proofs = cursors.map(|name| {
+        let bytes = &fixture.files[name];
         (frames::number(bytes, 44, 4), frames::number(bytes, 40, 4))
     });
-    let is_hit = |name: &str, frame: &Frame| {
-        number_of(name) == damaged && hit.iter().any(|hit| hit.start == frame.start)
-    };
-    let marks = fixture.frames.iter().flat_map(|(name, frames)| {
-        frames.iter().filter(move |frame| !is_hit(name, frame)).filter_map(|frame| frame.mark)
-    });
-    let proof = marks.chain(cursor).max().unwrap_or_default();
-    let at_or_behind = |name: &str, frame: &Frame| {
-        let position = (number_of(name), frame.start as u64);
-        position >= proof && position >= (damaged, first.start as u64)
-    };
-    let all =
-        fixture.frames.iter().flat_map(|(name, frames)| frames.iter().map(move |f| (name, f)));
-    all.filter(|(name, frame)| at_or_behind(name, frame)).map(|(_, frame)| frame).collect()
+    let all = fixture.frames.iter();
+    let all = all.flat_map(|(name, frames)| frames.iter().map(move |frame| (name.as_str(), frame)));
+    let hit: BTreeSet<(u64, u64)> = hit.iter().map(position).collect();
+    let whole = all.clone().filter(|placed| !hit.contains(&position(placed)));
+    let proof = whole.filter_map(|(_, frame)| frame.mark).chain(proofs).max().unwrap_or_default();
+    all.filter(|placed| position(placed) >= proof.max(first)).collect()
 }
 
-fn damaged_disk(fixture: &Fixture, case: &Case) -> Disk {
-    fixture.with(&case.file, case.content(&fixture.files[&case.file]))
+fn damaged_disk(fixture: &Fixture, cases: &[&Case]) -> Disk {
+    let disk = fixture.fork();
+    cases.iter().for_each(|case| case.apply(&disk));
+    disk
 }
 
-fn lenient(fixture: &Fixture, case: &Case, thorough: bool) -> Result<(), String> {
-    let expected = Expected::new(fixture, case);
-    let mut disk = damaged_disk(fixture, case);
+fn lenient(fixture: &Fixture, cases: &[&Case], thorough: bool) -> Result<(), String> {
+    let expected = Expected::new(fixture, cases);
+    let mut disk = damaged_disk(fixture, cases);
     if thorough {
         // What an open has found and repaired, another one must find again.
         let store = open(&disk, false)?;
@@ -251,8 +280,8 @@ fn goes_on(fixture: &Fixture, store: Store, disk: &Disk, buried: u64) -> Result<
     Ok(())
 }
 
-fn strict(fixture: &Fixture, case: &Case) -> Result<(), String> {
-    let disk = damaged_disk(fixture, case);
+fn strict(fixture: &Fixture, cases: &[&Case]) -> Result<(), String> {
+    let disk = damaged_disk(fixture, cases);
     let before = contents(&disk);
     match options().strict(true).open_simulated(&disk, &clock()) {
         Ok(store) => {

@@ -1,7 +1,6 @@
 //! A small store with a bit of everything, as it is left by a close, a kill or a power cut.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::time::Duration;
 
 use millpond::testing::{Clock, Disk, step};
@@ -159,29 +158,12 @@ impl Fixture {
         Fixture { left, files, frames, inserted, live, buried, moved, earlier, disk }
     }
 
-    /// The disk with another content of one file, or without it.
-    pub fn with(&self, name: &str, content: Option<Vec<u8>>) -> Disk {
-        let disk = self.fork();
-        match content {
-            Some(content) => disk.write_file(name, content),
-            None => disk.remove_file(name),
-        }
-        disk
-    }
-
     pub fn fork(&self) -> Disk {
         self.disk.kill()
     }
 
     pub fn names(&self, end: &str) -> Vec<&str> {
         self.files.keys().map(String::as_str).filter(|name| name.contains(end)).collect()
-    }
-
-    /// The frames of a file that have bytes in `range`.
-    pub fn hit(&self, name: &str, range: Range<usize>) -> Vec<&Frame> {
-        let frames = self.frames.get(name).map(Vec::as_slice).unwrap_or_default();
-        let hit = |frame: &&Frame| frame.start < range.end && range.start < frame.end;
-        frames.iter().filter(hit).collect()
     }
 }
 

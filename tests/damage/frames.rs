@@ -13,10 +13,19 @@ pub struct Frame {
     pub mark: Option<(u64, u64)>,
 }
 
+/// Where the header of a segment lies, twice, and how long it is.
+pub const HEADER_COPIES: [usize; 2] = [0, 2048];
+pub const HEADER_BYTES: usize = 128;
+
 const INSERT: u8 = 1;
 const DELETE: u8 = 2;
 
 impl Frame {
+    /// Where the body begins.
+    pub fn body(&self) -> usize {
+        self.start + if self.mark.is_some() { 28 } else { 20 }
+    }
+
     pub fn is_delete(&self) -> bool {
         self.kind == DELETE
     }

@@ -2,11 +2,13 @@
 //! what is missing.
 //!
 //! Every file of a small store is damaged in every place, once for each way in which the store may have been left.
-//! The gate takes every byte that means something with one bit of it; `MILLPOND_DAMAGE=all` takes every bit.
+//! The gate takes every byte that means something with one bit of it, and some pairs of places; `MILLPOND_DAMAGE=all` takes
+//! every bit and all pairs, `MILLPOND_DAMAGE_PAIRS=n` one pair in n.
 
 mod check;
 mod fixture;
 mod frames;
+mod pairs;
 mod random;
 
 use std::sync::Mutex;
@@ -27,7 +29,7 @@ fn all_bits() -> bool {
 
 /// Runs all cases on all processors, prints how many there were, and fails with the first few that failed.
 fn run_all(fixture: &Fixture, name: &str, cases: Vec<Case>) {
-    let run = |n: usize| run(fixture, cases.get(n)?, n.is_multiple_of(7)).err();
+    let run = |n: usize| run(fixture, &[cases.get(n)?], n.is_multiple_of(7)).err();
     on_all_processors(&format!("{:?}, {name}", fixture.left), cases.len(), run);
 }
 
@@ -109,7 +111,7 @@ fn the_store_that_is_damaged_has_a_bit_of_everything() {
         assert!(deletes.count() >= 5);
         // Damage nothing: all of it is there.
         let intact = Case { file: "LOCK".to_owned(), what: What::Zero { range: 0..0 } };
-        run(&fixture, &intact, true).unwrap();
+        run(&fixture, &[&intact], true).unwrap();
     }
 }
 
@@ -132,12 +134,34 @@ fn a_missing_or_zeroed_file_costs_at_most_the_messages_in_it() {
     });
 }
 
+/// Of so many pairs the gate takes one. It is prime, so that every place is taken with others all over the store.
+const PAIRS: u64 = 397;
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |value| value.parse().unwrap())
+}
+
+#[test]
+fn two_damages_at_once_cost_at_most_what_each_of_them_hit() {
+    let every = number("MILLPOND_DAMAGE_PAIRS", if all_bits() { 1 } else { PAIRS });
+    for left in ALL_WAYS {
+        let fixture = Fixture::new(left);
+        let places = pairs::places(&fixture);
+        let pairs = places.iter().enumerate();
+        let pairs =
+            pairs.flat_map(|(n, one)| places[n + 1..].iter().map(move |other| [one, other]));
+        let pairs: Vec<[&Case; 2]> = pairs.step_by(every as usize).collect();
+        on_all_processors(
+            &format!("{left:?}, pairs of {} places", places.len()),
+            pairs.len(),
+            |n| run(&fixture, &pairs[n], n.is_multiple_of(7)).err(),
+        );
+    }
+}
+
 /// Every case is run for each way in which a store may have been left.
 #[test]
 fn damage_of_several_kinds_at_once_costs_only_what_it_hit() {
-    let number = |name: &str, default: u64| {
-        std::env::var(name).ok().map_or(default, |value| value.parse().unwrap())
-    };
     let first = number("MILLPOND_DAMAGE_FIRST", 0);
     let seeds = number("MILLPOND_DAMAGE_SEEDS", 500);
     for left in ALL_WAYS {
