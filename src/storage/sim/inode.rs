@@ -63,6 +63,8 @@ pub(super) struct Inode {
     print: u128,
     /// A copy of it for forks, while a writer keeps it for itself.
     snapshot: Option<Arc<Buffer>>,
+    /// What the last power cut left instead of it, with its fingerprint: the next one often leaves the same.
+    left: Option<(u128, Arc<Buffer>)>,
     len: u64,
     /// None if the length is durable.
     past_len: Option<History<u64>>,
@@ -96,6 +98,7 @@ impl Inode {
             buffer,
             print,
             snapshot: None,
+            left: None,
             len,
             past_len: None,
             dirty: BTreeMap::new(),
@@ -251,12 +254,18 @@ impl Inode {
         if others.is_empty() && len == self.len {
             return Self::clean(self.fork_buffer(), print, len);
         }
+        let beyond = |(index, _): &(usize, _)| (index + 1) * SECTOR_BYTES > len as usize;
+        let cut_off = len < self.len || others.iter().any(beyond);
+        let same = |(known, buffer): &&(u128, Arc<Buffer>)| {
+            !cut_off && *known == print && len as usize <= buffer.len()
+        };
+        if let Some((_, buffer)) = self.left.as_ref().filter(same) {
+            return Self::clean(Arc::clone(buffer), print, len);
+        }
         let buffer = self.copy(len as usize);
-        let mut cut_off = len < self.len;
         for (index, left) in others {
             // SAFETY: nobody else has the copy yet.
             unsafe { buffer.write(index * SECTOR_BYTES, left) };
-            cut_off |= (index + 1) * SECTOR_BYTES > len as usize;
         }
         if cut_off {
             let beyond = vec![0; buffer.len() - len as usize];
@@ -265,7 +274,9 @@ impl Inode {
             // SAFETY: as above.
             print = fingerprint::of_sectors(unsafe { buffer.bytes() });
         }
-        Self::clean(Arc::new(buffer), print, len)
+        let buffer = Arc::new(buffer);
+        self.left = Some((print, Arc::clone(&buffer)));
+        Self::clean(buffer, print, len)
     }
 
     /// Shared if it stays as it is. A live writer writes in place, so that it gets to keep the buffer for itself.
