@@ -109,7 +109,7 @@ impl Expected {
             may_return: hit.iter().chain(&unproven).any(|(_, frame)| frame.is_delete()),
             hit: ids(&hit),
             unproven: ids(&unproven),
-            frames_intact: hit.is_empty() && !headless && cases.iter().all(|case| harmless(&case)),
+            frames_intact: hit.is_empty() && !headless && cases.iter().all(harmless),
         }
     }
 }
