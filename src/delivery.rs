@@ -8,7 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::clock::wall_time;
 use crate::engine::{Content, Engine, Fate, HeldBy, Peeked, QueueShared, Taken};
 use crate::error::Result;
-use crate::message::MessageId;
+use crate::headers::Headers;
+use crate::id::MessageId;
+use crate::message::Message;
 
 /// A message that was got and is not settled yet.
 ///
@@ -71,6 +73,16 @@ impl Delivery {
     /// When it was inserted, by the wall clock of that moment; to the millisecond, on Linux up to 10 ms earlier.
     pub fn inserted_at(&self) -> SystemTime {
         wall_time(self.content.time_ms)
+    }
+
+    /// What goes with the payload.
+    pub fn headers(&self) -> Headers<'_> {
+        Headers::new(self.content.headers())
+    }
+
+    /// How urgent it is, from 0 to 9.
+    pub fn priority(&self) -> u8 {
+        self.content.priority
     }
 
     /// When the lease ends, as it was when the message was got; None if the queue has no leases.
@@ -209,8 +221,26 @@ impl Entry {
         self.attempt
     }
 
+    /// What goes with the payload.
+    pub fn headers(&self) -> Headers<'_> {
+        Headers::new(self.content.headers())
+    }
+
+    /// How urgent it is, from 0 to 9.
+    pub fn priority(&self) -> u8 {
+        self.content.priority
+    }
+
     /// When it was inserted.
     pub fn inserted_at(&self) -> SystemTime {
         wall_time(self.content.time_ms)
+    }
+}
+
+impl<'a> From<&'a Delivery> for Message<'a> {
+    /// The same payload, priority and headers, to insert elsewhere.
+    fn from(delivery: &'a Delivery) -> Self {
+        let message = Message::new(delivery.payload()).priority(delivery.priority());
+        delivery.headers().iter().fold(message, |message, (key, value)| message.header(key, value))
     }
 }

@@ -1,24 +1,17 @@
 //! What users insert.
 
 use std::borrow::Cow;
-use std::fmt;
 
-/// A message's number: unique in its store, ascending in the order of inserts, and never used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MessageId(pub(crate) u64);
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::record::headers::put_header_block;
+use crate::headers::{CONTENT_TYPE, CORRELATION_ID, HeaderValue, REPLY_TO};
 
-impl MessageId {
-    /// The number itself.
-    pub fn as_u64(self) -> u64 {
-        self.0
-    }
-}
+/// The most urgent priority.
+const PRIORITY_MAX: u8 = 9;
 
-impl fmt::Display for MessageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+const KEY_BYTES_MAX: usize = 255;
+
+const HEADERS_BYTES_MAX: usize = 64 << 10;
 
 /// A message to insert: a payload, borrowed or owned, of any bytes, also none.
 ///
@@ -36,10 +29,37 @@ impl fmt::Display for MessageId {
 /// # Ok(())
 /// # }
 /// ```
+///
+/// What else a message can have is set on it, and checked when it is inserted:
+///
+/// ```
+/// # fn main() -> millpond::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let store = millpond::Store::open(dir.path())?;
+/// # let queue = store.queue("jobs")?;
+/// use millpond::Message;
+///
+/// queue.insert(Message::new("later"))?;
+/// queue.insert(Message::new("{}").priority(9).content_type("application/json").header("try", 3))?;
+///
+/// let first = queue.get()?;
+/// assert_eq!(first.payload(), b"{}");
+/// assert_eq!(first.headers().content_type(), Some("application/json"));
+/// assert_eq!(first.headers().get("try"), Some(3.into()));
+/// # first.delete()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message<'a> {
     payload: Cow<'a, [u8]>,
+    priority: u8,
+    /// None is none: most messages have no headers, and are to cost nothing for it.
+    headers: Option<Box<HeaderList<'a>>>,
 }
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct HeaderList<'a>(Vec<(Cow<'a, str>, HeaderValue<'a>)>);
 
 impl<'a> Message<'a> {
     /// A message with this payload.
@@ -51,11 +71,83 @@ impl<'a> Message<'a> {
     pub fn payload(&self) -> &[u8] {
         &self.payload
     }
+
+    /// How urgent it is, from 0, the default, to 9. Of the messages that are ready those of higher priority are got first;
+    /// among equals those that were given back, and then the others in the order of their inserts.
+    pub fn priority(mut self, priority: u8) -> Message<'a> {
+        self.priority = priority;
+        self
+    }
+
+    /// Adds a header, or gives one another value. Keys are text of 1 to 255 bytes; all headers of a message take at most
+    /// 64 KiB. They come out in the order in which they were added.
+    pub fn header(
+        mut self,
+        key: impl Into<Cow<'a, str>>,
+        value: impl Into<HeaderValue<'a>>,
+    ) -> Message<'a> {
+        let (key, value) = (key.into(), value.into());
+        let headers = self.headers.get_or_insert_default();
+        match headers.0.iter_mut().find(|(there, _)| *there == key) {
+            Some(header) => header.1 = value,
+            None => headers.0.push((key, value)),
+        }
+        self
+    }
+
+    /// Sets the header that says what the payload is, as a media type: `application/json`.
+    pub fn content_type(self, media_type: impl Into<Cow<'a, str>>) -> Message<'a> {
+        self.header(CONTENT_TYPE, HeaderValue::String(media_type.into()))
+    }
+
+    /// Sets the header that tells which request an answer is for, and that an answer takes over from its request.
+    pub fn correlation_id(self, id: impl Into<Cow<'a, str>>) -> Message<'a> {
+        self.header(CORRELATION_ID, HeaderValue::String(id.into()))
+    }
+
+    /// Sets the header that names the queue in which an answer is expected.
+    pub fn reply_to(self, queue: impl Into<Cow<'a, str>>) -> Message<'a> {
+        self.header(REPLY_TO, HeaderValue::String(queue.into()))
+    }
+
+    /// Whether there is nothing but a payload.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.priority == 0 && self.headers.is_none()
+    }
+
+    /// The priority, once it is known to be one.
+    pub(crate) fn checked_priority(&self) -> Result<u8> {
+        if self.priority > PRIORITY_MAX {
+            let what = format!("a priority is from 0 to {PRIORITY_MAX}, not {}", self.priority);
+            return Err(Error::invalid(what));
+        }
+        Ok(self.priority)
+    }
+
+    /// The headers as they are stored; empty for none.
+    pub(crate) fn encode_headers(&self) -> Result<Vec<u8>> {
+        let Some(headers) = &self.headers else { return Ok(Vec::new()) };
+        let headers = &headers.0;
+        let keys = headers.iter().map(|(key, _)| key);
+        if let Some(key) = keys.into_iter().find(|key| !(1..=KEY_BYTES_MAX).contains(&key.len())) {
+            let what = format!("a header's key has 1 to {KEY_BYTES_MAX} bytes: {key:?}");
+            return Err(Error::invalid(what));
+        }
+        let mut block = Vec::new();
+        put_header_block(&mut block, headers.iter().map(|(key, value)| (&**key, value.stored())));
+        if block.len() > HEADERS_BYTES_MAX {
+            let what =
+                format!("headers of {} bytes; they may have {HEADERS_BYTES_MAX}", block.len());
+            return Err(Error::new(ErrorKind::TooLarge, what));
+        }
+        Ok(block)
+    }
 }
 
 impl<'a> From<&'a [u8]> for Message<'a> {
     fn from(payload: &'a [u8]) -> Self {
-        Message { payload: Cow::Borrowed(payload) }
+        Cow::Borrowed(payload).into()
     }
 }
 
@@ -85,7 +177,7 @@ impl<'a> From<&'a Vec<u8>> for Message<'a> {
 
 impl From<Vec<u8>> for Message<'_> {
     fn from(payload: Vec<u8>) -> Self {
-        Message { payload: Cow::Owned(payload) }
+        Cow::<[u8]>::Owned(payload).into()
     }
 }
 
@@ -97,12 +189,20 @@ impl From<String> for Message<'_> {
 
 impl<'a> From<Cow<'a, [u8]>> for Message<'a> {
     fn from(payload: Cow<'a, [u8]>) -> Self {
-        Message { payload }
+        Message { payload, priority: 0, headers: None }
     }
 }
 
 impl<'a> From<&'a Message<'_>> for Message<'a> {
     fn from(message: &'a Message<'_>) -> Self {
-        message.payload().into()
+        let borrowed = |headers: &'a HeaderList<'_>| {
+            let each = headers.0.iter().map(|(key, value)| ((&**key).into(), value.borrow()));
+            Box::new(HeaderList(each.collect()))
+        };
+        Message {
+            payload: Cow::Borrowed(&message.payload),
+            priority: message.priority,
+            headers: message.headers.as_deref().map(borrowed),
+        }
     }
 }

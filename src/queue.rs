@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use crate::clock::real_now;
 use crate::delivery::{Delivery, Entry};
-use crate::engine::{Few, QueueShared, QueueStats, Taken};
+use crate::engine::{Few, Outgoing, QueueShared, QueueStats, Taken};
 use crate::error::{Error, Result};
-use crate::message::{Message, MessageId};
+use crate::id::MessageId;
+use crate::message::Message;
 use crate::report::State;
 use crate::store::Store;
 
@@ -65,7 +66,13 @@ impl Queue {
     #[doc(alias = "enqueue")]
     pub fn insert<'a>(&self, message: impl Into<Message<'a>>) -> Result<MessageId> {
         let message = message.into();
-        self.store.engine().insert(&self.shared, message.payload()).map(MessageId)
+        let engine = self.store.engine();
+        if message.is_plain() {
+            let plain = Outgoing { payload: message.payload(), headers: &[], priority: 0 };
+            return engine.insert(&self.shared, plain).map(MessageId);
+        }
+        let headers = message.encode_headers()?;
+        engine.insert(&self.shared, outgoing(&message, &headers)?).map(MessageId)
     }
 
     /// Inserts all of `messages`, or none of them, in this order and with nothing between them. Their ids are in a row.
@@ -82,15 +89,18 @@ impl Queue {
         if messages.is_empty() {
             return Ok(Vec::new());
         }
-        let payloads: Vec<&[u8]> = messages.iter().map(Message::payload).collect();
-        let first = self.store.engine().insert_batch(&self.shared, &payloads)?;
-        Ok((first..first + payloads.len() as u64).map(MessageId).collect())
+        let headers = messages.iter().map(Message::encode_headers).collect::<Result<Vec<_>>>()?;
+        let messages = messages.iter().zip(&headers).map(|(m, headers)| outgoing(m, headers));
+        let messages = messages.collect::<Result<Vec<_>>>()?;
+        let first = self.store.engine().insert_batch(&self.shared, &messages)?;
+        Ok((first..first + messages.len() as u64).map(MessageId).collect())
     }
 
     /// Gets the next message; waits for one, without using the CPU. Ends only with an error: when the store is closed
     /// or poisoned, or the queue removed.
     ///
-    /// Given back messages come first, then the others in the order of their inserts.
+    /// Those of higher priority come first; among equals those that were given back, and then the others in the order of
+    /// their inserts.
     #[doc(alias = "pop")]
     #[doc(alias = "recv")]
     #[doc(alias = "receive")]
@@ -171,6 +181,11 @@ impl Queue {
     pub fn purge(&self, which: State) -> Result<u64> {
         self.store.engine().purge(&self.shared, which)
     }
+}
+
+fn outgoing<'a>(message: &'a Message<'_>, headers: &'a [u8]) -> Result<Outgoing<'a>> {
+    let priority = message.checked_priority()?;
+    Ok(Outgoing { payload: message.payload(), headers, priority })
 }
 
 impl fmt::Debug for Queue {

@@ -1,7 +1,7 @@
 //! The layers of the crate: arrows point down only, and `unsafe` stays in one place.
 //!
 //! ```text
-//! api          lib store queue delivery testing
+//! api          lib store queue delivery message headers testing
 //! engine
 //! cursor  log  dispatch  compaction      none of these knows another
 //! format
@@ -19,7 +19,7 @@ const API: &str = "api";
 
 /// Every layer, from the top, with its modules. A module uses those of the layers below its own.
 const LAYERS: [(&str, &[&str]); 5] = [
-    (API, &["lib", "store", "queue", "delivery", "testing"]),
+    (API, &["lib", "store", "queue", "delivery", "message", "headers", "testing"]),
     ("engine", &["engine"]),
     ("log", &["cursor", "log", "dispatch", "compaction"]),
     ("format", &["format"]),
@@ -28,7 +28,7 @@ const LAYERS: [(&str, &[&str]); 5] = [
 
 /// May be used by all modules.
 const VOCABULARY: [&str; 9] =
-    ["clock", "error", "lock", "message", "options", "planted", "random", "report", "sync"];
+    ["clock", "error", "id", "lock", "options", "planted", "random", "report", "sync"];
 
 fn layer(module: &str) -> Option<usize> {
     LAYERS.iter().position(|(_, modules)| modules.contains(&module))

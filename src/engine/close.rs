@@ -8,7 +8,7 @@ use crate::clock::real_now;
 use crate::dispatch::{Entry, Place};
 use crate::error::Result;
 use crate::format::record::SET;
-use crate::format::record::settle::encode_set;
+use crate::format::record::settle::{Placed, encode_set};
 use crate::log::{Draft, PrepareFailed, Purpose};
 use crate::storage::Spare;
 use crate::sync::atomic::Ordering;
@@ -154,7 +154,8 @@ impl Engine {
             let attempts = attempts.saturating_sub(1);
             let mut body = Vec::new();
             let run = std::iter::once((id, 1));
-            encode_set(queue, Place::GivenBack, attempts, 0, run, "", &mut body);
+            let placed = Placed { place: Place::GivenBack, priority, attempts, due: 0 };
+            encode_set(queue, placed, run, "", &mut body);
             match self.log.append(&[Draft::record(SET, &body)], Purpose::Settle, None, None) {
                 Ok(_) => {
                     if let Some(queue) = state.queues.get_mut(&queue) {

@@ -11,7 +11,7 @@ use super::{Content, Engine, QueueShared};
 use crate::dispatch::Entry;
 use crate::error::{ErrorKind, Result};
 use crate::format::record::DELETE;
-use crate::format::record::insert::{InsertHead, Origin, Target, Targets};
+use crate::format::record::insert::{InsertHead, Origin};
 use crate::format::record::settle::{encode_delete, reason_cut};
 use crate::log::{Draft, Lane, Purpose};
 use crate::options::Durability;
@@ -83,17 +83,17 @@ impl Engine {
             reason: reason_cut(why).as_bytes(),
         };
         let now = self.now();
+        let priority = content.priority;
         let moved = InsertHead {
-            targets: Targets::One(Target { queue: to.id, priority: 0 }),
             origin: Some(origin),
             headers: head.and_then(|head| head.headers),
-            ..InsertHead::plain(now.wall_ms, to.id, 0)
+            ..InsertHead::plain(now.wall_ms, to.id, priority)
         };
         let mut insert = Vec::new();
         let info = moved.encode_head(&mut insert);
         let mut delete = Vec::new();
         encode_delete(from.id, std::iter::once((id, 1)), &mut delete);
-        let lanes = [Lane { queue: to.id, priority: 0 }];
+        let lanes = [Lane { queue: to.id, priority }];
         let run = [
             Draft::insert(info, &insert, content.payload(), &lanes),
             Draft::record(DELETE, &delete),
@@ -105,6 +105,7 @@ impl Engine {
         };
         let appended = loop {
             self.check_alive()?;
+            self.look_for(to, priority)?;
             let mut state = self.lock_state();
             claimant.check(&state, from, id)?;
             let (run, rest) = run.split_at(if planted(Bug::MovedInTwoAppends) { 1 } else { 2 });
@@ -123,6 +124,7 @@ impl Engine {
                 }
             }
         };
+        to.note_append(priority);
         self.after_append(&appended);
         if to.durability() == Durability::Sync {
             self.unseen.fetch_max(appended.end.as_u64(), Ordering::SeqCst);

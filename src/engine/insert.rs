@@ -1,5 +1,6 @@
 //! Inserting messages.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::checkpoint::IDS_RESERVED;
@@ -13,50 +14,99 @@ use crate::options::Durability;
 /// The envelope and the head of a plain message are less than this.
 const OVERHEAD_BYTES: u64 = 64;
 
+/// What is inserted.
+#[derive(Clone, Copy)]
+pub(crate) struct Outgoing<'a> {
+    pub payload: &'a [u8],
+    /// A header block; empty for none.
+    pub headers: &'a [u8],
+    pub priority: u8,
+}
+
+impl<'a> Outgoing<'a> {
+    fn bytes(&self) -> usize {
+        self.payload.len() + self.headers.len()
+    }
+
+    fn head(&self, time_ms: u64, queue: u32) -> InsertHead<'a> {
+        let headers = Some(self.headers).filter(|headers| !headers.is_empty());
+        InsertHead { headers, ..InsertHead::plain(time_ms, queue, self.priority) }
+    }
+}
+
 impl Engine {
     /// Inserts one message and returns its id.
-    pub fn insert(&self, queue: &Arc<QueueShared>, payload: &[u8]) -> Result<u64> {
-        self.check_size(payload.len())?;
-        let lanes = [Lane { queue: queue.id, priority: 0 }];
-        let head = InsertHead::plain(self.time.stamp_ms(), queue.id, 0);
+    pub fn insert(&self, queue: &Arc<QueueShared>, message: Outgoing<'_>) -> Result<u64> {
+        self.check_size(message.bytes())?;
+        self.look_for(queue, message.priority)?;
+        let lanes = [Lane { queue: queue.id, priority: message.priority }];
+        let head = message.head(self.time.stamp_ms(), queue.id);
         let appended = with_scratch(|buffer| {
             let info = head.encode_head(buffer);
-            let draft = Draft::insert(info, buffer, payload, &lanes);
+            let draft = Draft::insert(info, buffer, message.payload, &lanes);
             self.append_insert(queue, std::slice::from_ref(&draft))
         })?;
+        queue.note_append(message.priority);
         self.finish_insert(queue, &appended, 1)?;
         Ok(appended.first_id)
     }
 
-    /// Inserts all of `payloads`, or none; their ids are in a row from the one returned.
-    pub fn insert_batch(&self, queue: &Arc<QueueShared>, payloads: &[&[u8]]) -> Result<u64> {
-        let mut frames_bytes = 0;
-        for payload in payloads {
-            self.check_size(payload.len())?;
-            frames_bytes += payload.len() as u64 + OVERHEAD_BYTES;
+    /// Inserts all of `messages`, or none; their ids are in a row from the one returned.
+    pub fn insert_batch(&self, queue: &Arc<QueueShared>, messages: &[Outgoing<'_>]) -> Result<u64> {
+        self.check_batch(messages)?;
+        for message in messages {
+            self.look_for(queue, message.priority)?;
         }
-        if payloads.len() as u64 > IDS_RESERVED {
+        let time_ms = self.time.stamp_ms();
+        let heads = Heads::encode(messages, |message| message.head(time_ms, queue.id));
+        let lanes: Vec<Lane> = messages
+            .iter()
+            .map(|message| Lane { queue: queue.id, priority: message.priority })
+            .collect();
+        let run: Vec<Draft<'_>> = (messages.iter().zip(&lanes).enumerate())
+            .map(|(n, (message, lane))| {
+                let (info, head) = heads.get(n);
+                Draft::insert(info, head, message.payload, std::slice::from_ref(lane))
+            })
+            .collect();
+        let appended = self.append_insert(queue, &run)?;
+        messages.iter().for_each(|message| queue.note_append(message.priority));
+        self.finish_insert(queue, &appended, messages.len())?;
+        Ok(appended.first_id)
+    }
+
+    fn check_batch(&self, messages: &[Outgoing<'_>]) -> Result<()> {
+        let mut frames_bytes = 0;
+        for message in messages {
+            self.check_size(message.bytes())?;
+            frames_bytes += message.bytes() as u64 + OVERHEAD_BYTES;
+        }
+        if messages.len() as u64 > IDS_RESERVED {
             return Err(Error::new(
                 ErrorKind::TooLarge,
-                format!("a batch of {} messages; it can have {IDS_RESERVED}", payloads.len()),
+                format!("a batch of {} messages; it can have {IDS_RESERVED}", messages.len()),
             ));
         }
         // A run lies within one segment.
         let capacity = frames_capacity(self.settings.segment_bytes as u32);
-        if payloads.len() > 1 && frames_bytes > capacity {
+        if messages.len() > 1 && frames_bytes > capacity {
             return Err(Error::new(
                 ErrorKind::TooLarge,
                 format!("a batch of {frames_bytes} bytes does not fit in a segment of {capacity}"),
             ));
         }
-        let lanes = [Lane { queue: queue.id, priority: 0 }];
-        let mut head = Vec::new();
-        let info = InsertHead::plain(self.time.stamp_ms(), queue.id, 0).encode_head(&mut head);
-        let run: Vec<Draft<'_>> =
-            payloads.iter().map(|payload| Draft::insert(info, &head, payload, &lanes)).collect();
-        let appended = self.append_insert(queue, &run)?;
-        self.finish_insert(queue, &appended, payloads.len())?;
-        Ok(appended.first_id)
+        Ok(())
+    }
+
+    /// Makes sure that consumers look for messages of this priority, before there is one.
+    pub(super) fn look_for(&self, queue: &QueueShared, priority: u8) -> Result<()> {
+        if queue.has_lane(priority) {
+            return Ok(());
+        }
+        let mut state = self.lock_state();
+        let next_id = self.log.tail().next_id();
+        super::take::queue_mut(&mut state, queue)?.add_lane(priority, next_id);
+        Ok(())
     }
 
     fn check_size(&self, bytes: usize) -> Result<()> {
@@ -93,5 +143,39 @@ impl Engine {
         }
         self.wake_waiters(queue, messages);
         Ok(())
+    }
+}
+
+/// The heads of a batch, each with its envelope's `info`. Those that are alike are there once.
+struct Heads {
+    encoded: Vec<u8>,
+    heads: Vec<(u16, Range<usize>)>,
+}
+
+impl Heads {
+    fn encode<'a>(
+        messages: &[Outgoing<'a>],
+        head: impl Fn(&Outgoing<'a>) -> InsertHead<'a>,
+    ) -> Heads {
+        let mut all = Heads { encoded: Vec::new(), heads: Vec::with_capacity(messages.len()) };
+        for (n, message) in messages.iter().enumerate() {
+            let before = n.checked_sub(1).map(|before| &messages[before]);
+            let alike = |before: &Outgoing<'_>| {
+                (before.headers, before.priority) == (message.headers, message.priority)
+            };
+            if before.is_some_and(alike) {
+                all.heads.push(all.heads[n - 1].clone());
+                continue;
+            }
+            let start = all.encoded.len();
+            let info = head(message).encode_head(&mut all.encoded);
+            all.heads.push((info, start..all.encoded.len()));
+        }
+        all
+    }
+
+    fn get(&self, n: usize) -> (u16, &[u8]) {
+        let (info, range) = &self.heads[n];
+        (*info, &self.encoded[range.clone()])
     }
 }

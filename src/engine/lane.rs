@@ -24,7 +24,13 @@ pub(super) struct LaneReader {
     place: Option<(u32, usize)>,
     ahead: VecDeque<(u64, u32)>,
     ahead_in: Option<Arc<Segment>>,
+    /// When it was last found empty.
+    empty_at: Option<Moment>,
 }
+
+/// What a lane's content depends on: how many appends there were of messages with a priority, and before which position
+/// they may be seen.
+pub(super) type Moment = (u64, Position);
 
 /// What comes next in a lane.
 pub(super) enum Head {
@@ -43,7 +49,8 @@ pub(super) enum Head {
 
 impl LaneReader {
     pub fn new(lane: Lane, next_id: u64) -> LaneReader {
-        LaneReader { lane, next_id, place: None, ahead: VecDeque::new(), ahead_in: None }
+        let (place, ahead, ahead_in) = (None, VecDeque::new(), None);
+        LaneReader { lane, next_id, place, ahead, ahead_in, empty_at: None }
     }
 
     pub fn priority(&self) -> u8 {
@@ -52,6 +59,17 @@ impl LaneReader {
 
     pub fn next_id(&self) -> u64 {
         self.next_id
+    }
+
+    /// Whether nothing can have come since it was found empty.
+    #[inline]
+    pub fn is_empty_since(&self, moment: Moment) -> bool {
+        self.empty_at == Some(moment)
+    }
+
+    /// It was empty at that moment, or later.
+    pub fn note_empty(&mut self, moment: Moment) {
+        self.empty_at = Some(moment);
     }
 
     /// Goes back to `id`: it and what comes after it is read again.

@@ -8,6 +8,7 @@ use super::Engine;
 use super::walk::{build_index, quarantine};
 use crate::error::{Error, Result};
 use crate::format::frame::Found;
+use crate::format::record::headers::HeaderBlock;
 use crate::format::record::insert::{InsertHead, decode_insert};
 use crate::format::record::{INSERT, insert};
 use crate::log::{Lane, LaneIndex, MemoryIndex, Segment, index_name};
@@ -21,6 +22,7 @@ pub(crate) struct Content {
     body: Range<u64>,
     payload: Range<u64>,
     info: u16,
+    pub priority: u8,
     pub time_ms: u64,
     /// The id that the message had when it was first inserted, if it was moved since.
     pub origin_id: Option<u64>,
@@ -29,6 +31,11 @@ pub(crate) struct Content {
 impl Content {
     pub fn payload(&self) -> &[u8] {
         self.segment.bytes(self.payload.clone())
+    }
+
+    /// The headers; empty if they cannot be read.
+    pub fn headers(&self) -> HeaderBlock<'_> {
+        self.head().and_then(|head| head.header_block().ok()).unwrap_or_default()
     }
 
     /// Everything that goes with the payload. It was checked when the content was read.
@@ -141,6 +148,7 @@ fn read_verified(
         body: start..end,
         payload: end - payload.len() as u64..end,
         info: frame.envelope.info,
+        priority: lane.priority,
         time_ms: head.time_ms,
         origin_id: head.origin.map(|origin| origin.id),
     })

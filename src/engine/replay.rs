@@ -8,7 +8,7 @@ use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::lane::find;
-use super::state::{QueueEntry, QueueShared, SegmentState, State, Weight};
+use super::state::{QueueEntry, SegmentState, State, Weight};
 use crate::cursor::AckSet;
 use crate::dispatch::{Entry, Place};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,6 +16,7 @@ use crate::format::cursor::sections::{self, Section};
 use crate::format::position::Position;
 use crate::format::record::Record;
 use crate::format::record::insert::InsertHead;
+use crate::format::record::settle::Placed;
 use crate::format::runs::Runs;
 use crate::log::Segment;
 use crate::options::{Durability, QueueOptions};
@@ -100,10 +101,7 @@ impl Replay {
         let entry = self.add_queue(q.id, &name, options, 0);
         entry.settled_balance = q.live as i64;
         entry.declared_at = q.declared_at;
-        entry.lanes.clear();
-        for lane in &q.lanes {
-            entry.add_lane(lane.priority, lane.next_id);
-        }
+        entry.set_lanes(q.lanes.iter().map(|lane| (lane.priority, lane.next_id)));
         self.as_of.insert(q.id, q.as_of);
         Ok(())
     }
@@ -171,9 +169,8 @@ impl Replay {
                         continue;
                     }
                     if let Some(queue) = self.state.queues.get_mut(&set.queue) {
-                        let priority = queue.touched.get(id).map_or(0, |entry| entry.priority);
-                        let entry = entry_of(set.place, priority, set.attempts, set.due, &reason);
-                        queue.touched.put(id, entry);
+                        let Placed { place, priority, attempts, due } = set.placed;
+                        queue.touched.put(id, entry_of(place, priority, attempts, due, &reason));
                     }
                 }
             }
@@ -234,7 +231,7 @@ impl Replay {
             return;
         }
         let old = entry.shared.name.clone();
-        entry.shared = QueueShared::new(queue, name, self.default);
+        entry.rename(name, self.default);
         self.state.names.remove(&old);
         self.state.names.insert(entry.shared.name.clone(), queue);
         self.renamed_queues.retain(|renamed| **renamed != *old);

@@ -16,7 +16,7 @@ use crate::clock::{Now, millis, wall_time};
 use crate::dispatch::{Entry, Place};
 use crate::error::{Error, Result};
 use crate::format::position::Position;
-use crate::format::record::settle::{encode_delete, encode_set};
+use crate::format::record::settle::{Placed, encode_delete, encode_set};
 use crate::format::record::{DELETE, SET};
 use crate::log::{Appended, Draft, Purpose, Refused, Segment};
 use crate::options::{Durability, OnDrop, QueueOptions};
@@ -275,9 +275,7 @@ impl Engine {
             let sync_by = self.settle_by();
             let appended = with_scratch(|body| {
                 let reason = entry.reason.as_deref().unwrap_or_default();
-                let (place, attempts, due) = (entry.place, entry.attempts, entry.due_ms);
-                let run = std::iter::once((id, 1));
-                encode_set(queue.id, place, attempts, due, run, reason, body);
+                encode_set(queue.id, placed(&entry), std::iter::once((id, 1)), reason, body);
                 self.log.append(&[Draft::record(SET, body)], Purpose::Settle, sync_by, None)
             });
             match appended {
@@ -372,6 +370,11 @@ impl Engine {
             }
         }
     }
+}
+
+fn placed(entry: &Entry) -> Placed {
+    let Entry { place, priority, attempts, due_ms, .. } = *entry;
+    Placed { place, priority, attempts, due: due_ms }
 }
 
 /// Given back at once, or after a delay.

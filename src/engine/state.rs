@@ -17,7 +17,7 @@ use crate::lock::Signal;
 use crate::log::{Lane, LaneIndex, Log, MemoryIndex, Sealed, Segment, Tail};
 use crate::options::{Durability, QueueOptions};
 use crate::report::Damage;
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// The part of a queue that its handles share, readable without the dispatch lock.
 #[derive(Debug)]
@@ -25,6 +25,10 @@ pub(crate) struct QueueShared {
     pub id: u32,
     pub name: Arc<str>,
     durability: AtomicU64,
+    /// The priorities that consumers look for messages of, a bit each. Set under the dispatch lock, once they do.
+    lanes: AtomicU32,
+    /// Appends of messages with a priority above the lowest, so that lanes without new ones need not be looked at.
+    urgent: AtomicU64,
     /// Consumers that sleep, or are about to.
     pub waiters: AtomicUsize,
     pub signal: Signal,
@@ -41,12 +45,28 @@ impl QueueShared {
             id,
             name: name.into(),
             durability: AtomicU64::new(0),
+            lanes: AtomicU32::new(0),
+            urgent: AtomicU64::new(0),
             waiters: AtomicUsize::new(0),
             signal: Signal::default(),
             removed: AtomicBool::new(false),
         };
         shared.set_durability(durability);
         Arc::new(shared)
+    }
+
+    /// Whether consumers look for messages of this priority.
+    #[inline]
+    pub fn has_lane(&self, priority: u8) -> bool {
+        self.lanes.load(Ordering::Acquire) & 1 << priority != 0
+    }
+
+    /// Messages of this priority were appended.
+    #[inline]
+    pub fn note_append(&self, priority: u8) {
+        if priority > 0 {
+            self.urgent.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     /// An interval is kept as its milliseconds and one more.
@@ -93,15 +113,24 @@ impl QueueEntry {
         first_id: u64,
     ) -> QueueEntry {
         let durability = options.durability.unwrap_or(default);
-        let lane = LaneReader::new(Lane { queue: id, priority: 0 }, first_id);
-        QueueEntry {
+        let mut entry = QueueEntry {
             shared: QueueShared::new(id, name, durability),
             options,
             declared_at: Position::default(),
             touched: QueueState::default(),
-            lanes: vec![lane],
+            lanes: Vec::new(),
             alarm: None,
             settled_balance: 0,
+        };
+        entry.add_lane(0, first_id);
+        entry
+    }
+
+    /// The same queue under another name.
+    pub fn rename(&mut self, name: &str, durability: Durability) {
+        self.shared = QueueShared::new(self.shared.id, name, durability);
+        for lane in &self.lanes {
+            self.shared.lanes.fetch_or(1 << lane.priority(), Ordering::Release);
         }
     }
 
@@ -116,7 +145,15 @@ impl QueueEntry {
         if self.lanes.get(at).is_none_or(|lane| lane.priority() != priority) {
             let lane = Lane { queue: self.shared.id, priority };
             self.lanes.insert(at, LaneReader::new(lane, first_id));
+            self.shared.lanes.fetch_or(1 << priority, Ordering::Release);
         }
+    }
+
+    /// Looks for messages as `lanes` say, priority and first id, and for no others.
+    pub fn set_lanes(&mut self, lanes: impl Iterator<Item = (u8, u64)>) {
+        self.lanes.clear();
+        self.shared.lanes.store(0, Ordering::Release);
+        lanes.for_each(|(priority, first_id)| self.add_lane(priority, first_id));
     }
 
     /// A message may become ready by time alone. If no waiter wakes up early enough, one is woken to see to it.
@@ -390,9 +427,14 @@ impl State {
         visible: Position,
     ) -> Option<(u8, Head)> {
         let entry = self.queues.get_mut(&queue)?;
+        // Read before the looks: what one of them misses changes the number.
+        let moment = (entry.shared.urgent.load(Ordering::SeqCst), visible);
         for lane in entry.lanes.iter_mut().filter(|lane| lane.priority() >= at_least) {
+            if lane.priority() > 0 && lane.is_empty_since(moment) {
+                continue;
+            }
             match lane.head(&self.segments, &entry.touched, log, visible) {
-                Head::Empty => {}
+                Head::Empty => lane.note_empty(moment),
                 head => return Some((lane.priority(), head)),
             }
         }

@@ -7,8 +7,8 @@ use super::take::queue_mut;
 use super::{Engine, QueueShared};
 use crate::dispatch::Place;
 use crate::error::Result;
+use crate::id::MessageId;
 use crate::log::{Lane, Tail};
-use crate::message::MessageId;
 use crate::report::{self, Damage};
 
 /// How many messages of a queue are where.

@@ -18,7 +18,7 @@ use crate::dispatch::{Entry, Place};
 use crate::error::{Error, Result};
 use crate::format::position::Position;
 use crate::format::record::SET;
-use crate::format::record::settle::encode_set;
+use crate::format::record::settle::{Placed, encode_set};
 use crate::lock::Guard;
 use crate::log::{Draft, Lane, Purpose, Refused, Segment};
 use crate::options::Durability;
@@ -59,6 +59,11 @@ impl Candidate {
     /// Which attempt its delivery would be.
     fn attempt(&self) -> u32 {
         self.attempts.unwrap_or(0).saturating_add(1)
+    }
+
+    /// What the messages of one record have in common: the attempt that their deliveries would be, and their priority.
+    fn kind(&self) -> (u32, u8) {
+        (self.attempt(), self.priority)
     }
 }
 
@@ -317,7 +322,7 @@ impl Engine {
         }
     }
 
-    /// Records that these messages are in flight: one record for each number of attempts, all in one run.
+    /// Records that these messages are in flight: one record for each number of attempts and priority, all in one run.
     fn append_in_flight(
         &self,
         queue: &QueueShared,
@@ -326,15 +331,14 @@ impl Engine {
         let sync_by = self.settle_by();
         let append = |run: &[Draft<'_>]| self.log.append(run, Purpose::Settle, sync_by, None);
         let appended = with_scratch(|buffer| {
-            let alike = |pair: &[Candidate]| {
-                pair[0].attempt() == pair[1].attempt() && pair[0].id < pair[1].id
-            };
+            let alike =
+                |pair: &[Candidate]| pair[0].kind() == pair[1].kind() && pair[0].id < pair[1].id;
             if chosen.windows(2).all(alike) {
                 let ids = chosen.iter().map(|c| c.id);
-                encode_in_flight(queue, chosen[0].attempt(), ids, buffer);
+                encode_in_flight(queue, chosen[0].kind(), ids, buffer);
                 return append(&[Draft::record(SET, buffer)]);
             }
-            let mut all: Vec<(u32, u64)> = chosen.iter().map(|c| (c.attempt(), c.id)).collect();
+            let mut all: Vec<_> = chosen.iter().map(|c| (c.kind(), c.id)).collect();
             all.sort_unstable();
             let mut ends = Vec::new();
             for same in all.chunk_by(|a, b| a.0 == b.0) {
@@ -411,11 +415,12 @@ impl Engine {
 /// `ids` ascending.
 fn encode_in_flight(
     queue: &QueueShared,
-    attempt: u32,
+    (attempts, priority): (u32, u8),
     ids: impl Iterator<Item = u64> + Clone,
     out: &mut Vec<u8>,
 ) {
-    encode_set(queue.id, Place::InFlight, attempt, 0, ids.map(|id| (id, 1)), "", out);
+    let placed = Placed { place: Place::InFlight, priority, attempts, due: 0 };
+    encode_set(queue.id, placed, ids.map(|id| (id, 1)), "", out);
 }
 
 /// What was recorded for `chosen`, in memory.

@@ -6,10 +6,6 @@
 //! business.
 
 pub(crate) mod catalog;
-#[cfg_attr(
-    not(any(test, feature = "testing")),
-    expect(dead_code, reason = "part of format 1; headers come later")
-)]
 pub(crate) mod headers;
 pub(crate) mod insert;
 pub(crate) mod settle;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use millpond::{Delivery, Durability, Queue, Result, Store};
+use millpond::{Delivery, Durability, Message, Queue, Result, Store};
 
 use crate::journal::{Journal, Kind, Record};
 use crate::load::{self, CONSUMERS, PRODUCERS, QUEUES, Random};
@@ -148,8 +148,11 @@ impl Producer {
             Record { count: count as u16, key: first, ..Record::new(Kind::Inserting, queue) };
         self.journal.write(&[record]);
         let handle = &self.queues[queue as usize];
-        let id = match payloads.as_slice() {
-            [payload] => handle.insert(payload)?,
+        let messages = (first..).zip(&payloads);
+        let messages: Vec<Message<'_>> =
+            messages.map(|(key, payload)| load::message(queue, key, payload)).collect();
+        let id = match messages.as_slice() {
+            [message] => handle.insert(message)?,
             batch => handle.insert_batch(batch)?[0],
         };
         self.journal.write(&[Record { kind: Kind::Inserted, id: id.as_u64(), ..record }]);
@@ -225,7 +228,7 @@ impl Consumer {
 
 /// What a delivery says of itself; its bytes are checked on the way.
 fn got(queue: u8, delivery: &Delivery) -> Record {
-    let key = load::identify(queue, delivery.payload()).unwrap();
+    let key = load::check(queue, delivery).unwrap();
     let (id, attempt) = (delivery.id().as_u64(), delivery.attempt());
     Record { key, id, attempt, ..Record::new(Kind::Got, queue) }
 }

@@ -6,7 +6,7 @@ mod random;
 use std::path::Path;
 use std::time::Duration;
 
-use millpond::{Backoff, Durability, QueueOptions, Store};
+use millpond::{Backoff, Delivery, Durability, HeaderValue, Message, QueueOptions, Store};
 
 pub use random::Random;
 
@@ -72,8 +72,38 @@ pub fn payload(queue: u8, key: u64) -> Vec<u8> {
     payload
 }
 
+/// How many priorities there are.
+pub const PRIORITIES: usize = 3;
+
+/// How urgent the message of that name is. In the single queue all are alike.
+pub fn priority(queue: u8, key: u64) -> u8 {
+    if queue == SINGLE { 0 } else { (key % PRIORITIES as u64) as u8 }
+}
+
+/// Every fourth message has its name in a header too.
+fn has_header(key: u64) -> bool {
+    key.is_multiple_of(4)
+}
+
+/// What is inserted for these bytes.
+pub fn message(queue: u8, key: u64, payload: &[u8]) -> Message<'_> {
+    let message = Message::new(payload).priority(priority(queue, key));
+    if has_header(key) { message.header("name", key as i64) } else { message }
+}
+
+/// The name of the message that was delivered, if all of it is as it was inserted.
+pub fn check(queue: u8, delivery: &Delivery) -> Result<u64, String> {
+    let key = identify(queue, delivery.payload())?;
+    let header = has_header(key).then_some(HeaderValue::Integer(key as i64));
+    let found = (delivery.priority(), delivery.headers().get("name"), delivery.headers().len());
+    if found != (priority(queue, key), header.clone(), usize::from(header.is_some())) {
+        return Err(format!("message {key:#x} of queue {queue} came with {found:?}"));
+    }
+    Ok(key)
+}
+
 /// The name of the message with these bytes, if it is one of this queue.
-pub fn identify(queue: u8, bytes: &[u8]) -> Result<u64, String> {
+fn identify(queue: u8, bytes: &[u8]) -> Result<u64, String> {
     let name = bytes.first_chunk().ok_or_else(|| format!("a message of {} bytes", bytes.len()))?;
     let key = u64::from_le_bytes(*name);
     if payload(queue, key) != bytes {

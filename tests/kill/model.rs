@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use crate::journal::{Kind, Record};
-use crate::load::{QUEUES, SINGLE};
+use crate::load::{PRIORITIES, QUEUES, SINGLE, priority};
 
 /// A message that may be in the store.
 #[derive(Clone, Copy, Debug)]
@@ -91,8 +91,8 @@ pub struct Model {
     gone: HashSet<u64>,
     /// Whose id each id is.
     ids: HashMap<u64, u64>,
-    /// The highest id that was delivered of each queue.
-    highest: [u64; QUEUES.len()],
+    /// The highest id that was delivered of each queue and priority.
+    highest: [[u64; PRIORITIES]; QUEUES.len()],
     uncertain: Uncertain,
     pub figures: Figures,
 }
@@ -187,7 +187,7 @@ impl Model {
     fn play_delivery(&mut self, delivered: &Delivered) -> Checked {
         let Record { key, id, attempt, queue, .. } = delivered.got;
         self.identify(key, id)?;
-        self.highest[queue as usize] = self.highest[queue as usize].max(id);
+        self.note_delivered(queue, key, id);
         self.figures.deliveries += 1;
         self.figures.redeliveries += u64::from(attempt > 1);
         let message = self.message(key)?;
@@ -276,22 +276,32 @@ impl Model {
             let left = self.uncertain.gets[queue].checked_sub(1);
             self.uncertain.gets[queue] =
                 left.ok_or_else(|| format!("nobody was getting {seen:?}, which was {was:?}"))?;
-            self.highest[queue] = self.highest[queue].max(seen.id);
+            self.note_delivered(seen.queue, seen.key, seen.id);
         } else if !(was.next.0..=was.next.1).contains(&seen.attempt) {
             return Err(format!("its next attempt is {}, and it was {was:?}", seen.attempt));
         }
         Ok(())
     }
 
-    /// What nobody has touched comes in the order of the inserts, and behind all that was ever delivered.
+    fn note_delivered(&mut self, queue: u8, key: u64, id: u64) {
+        let highest = &mut self.highest[queue as usize][priority(queue, key) as usize];
+        *highest = id.max(*highest);
+    }
+
+    /// What nobody has touched comes by falling priority, in the order of the inserts, and behind all that was ever
+    /// delivered of its priority.
     fn check_order(&self, seen: &[Seen]) -> Checked {
         let mut last = self.highest;
+        let mut lowest = [u8::MAX; QUEUES.len()];
         for seen in seen.iter().filter(|seen| !self.live[&seen.key].touched) {
-            let last = &mut last[seen.queue as usize];
-            if seen.id <= *last {
-                return Err(format!("id {last} was delivered before {seen:?}"));
+            let (queue, priority) = (seen.queue as usize, priority(seen.queue, seen.key));
+            let last = &mut last[queue][priority as usize];
+            if seen.id <= *last || priority > lowest[queue] {
+                let lowest = lowest[queue];
+                return Err(format!("id {last} or priority {lowest} came before {seen:?}"));
             }
             *last = seen.id;
+            lowest[queue] = priority;
         }
         // In the single queue nothing is delayed: what was given back comes first, in order too.
         let single = seen.iter().filter(|seen| seen.queue == SINGLE);
@@ -323,7 +333,7 @@ impl Model {
     }
 
     pub fn highest_single(&self) -> u64 {
-        self.highest[SINGLE as usize]
+        self.highest[SINGLE as usize][0]
     }
 }
 

@@ -212,7 +212,7 @@ fn drain(store: &Store) -> Result<Vec<(Seen, Delivery)>, String> {
         let mut found = 0;
         while found < expected && Instant::now() < until {
             for delivery in queue.get_batch(1000, Duration::from_millis(20)).map_err(text)? {
-                let key = load::identify(n, delivery.payload())?;
+                let key = load::check(n, &delivery)?;
                 let (id, attempt) = (delivery.id().as_u64(), delivery.attempt());
                 all.push((Seen { queue: n, id, key, attempt }, delivery));
                 found += 1;

@@ -13,8 +13,8 @@ use world::{NAMES, World};
 
 #[derive(Clone, Debug)]
 enum Op {
-    Insert { queue: usize, bytes: usize },
-    InsertBatch { queue: usize, count: usize },
+    Insert { queue: usize, bytes: usize, priority: u8, headers: usize },
+    InsertBatch { queue: usize, count: usize, priority: u8 },
     Get { queue: usize, max: Option<usize> },
     Peek { queue: usize },
     Delete { which: usize },
@@ -42,6 +42,10 @@ fn a_size() -> impl Strategy<Value = usize> {
     prop_oneof![8 => 0usize..60, 2 => 10_000usize..30_000, 1 => 60_000usize..70_000]
 }
 
+fn a_priority() -> impl Strategy<Value = u8> {
+    prop_oneof![6 => Just(0), 2 => Just(1), 1 => 0u8..10]
+}
+
 /// Times that meet each other: delays, leases and steps of the clock are a few seconds.
 fn a_time() -> impl Strategy<Value = u64> {
     prop_oneof![Just(1), Just(1000), Just(2500), 1u64..4000]
@@ -67,8 +71,10 @@ fn messages() -> impl Strategy<Value = Op> {
     let which = 0usize..8;
     let delay = || prop_oneof![Just(0), a_time()];
     prop_oneof![
-        8 => (a_queue(), a_size()).prop_map(|(queue, bytes)| Op::Insert { queue, bytes }),
-        2 => (a_queue(), 0usize..5).prop_map(|(queue, count)| Op::InsertBatch { queue, count }),
+        8 => (a_queue(), a_size(), a_priority(), prop_oneof![4 => Just(0), 1 => 1usize..4])
+            .prop_map(|(queue, bytes, priority, headers)| Op::Insert { queue, bytes, priority, headers }),
+        2 => (a_queue(), 0usize..5, a_priority())
+            .prop_map(|(queue, count, priority)| Op::InsertBatch { queue, count, priority }),
         6 => a_queue().prop_map(|queue| Op::Get { queue, max: None }),
         3 => (a_queue(), 1usize..6).prop_map(|(queue, max)| Op::Get { queue, max: Some(max) }),
         1 => a_queue().prop_map(|queue| Op::Peek { queue }),
@@ -101,8 +107,12 @@ fn surroundings() -> impl Strategy<Value = Op> {
 
 fn apply(world: &mut World, op: &Op) {
     match op.clone() {
-        Op::Insert { queue, bytes } => world.insert(NAMES[queue], bytes),
-        Op::InsertBatch { queue, count } => world.insert_batch(NAMES[queue], count),
+        Op::Insert { queue, bytes, priority, headers } => {
+            world.insert(NAMES[queue], bytes, priority, headers)
+        }
+        Op::InsertBatch { queue, count, priority } => {
+            world.insert_batch(NAMES[queue], count, priority)
+        }
         Op::Get { queue, max } => world.get(NAMES[queue], max),
         Op::Peek { queue } => world.peek(NAMES[queue]),
         Op::Delete { which } => world.delete(which),

@@ -3,9 +3,13 @@
 //! Times are in milliseconds. Messages are in the order of their inserts, and go by that number: the ids are the
 //! store's to choose, and the model learns them.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 pub type Seq = usize;
+
+/// Keys and numbers, in order.
+pub type Headers = Vec<(&'static str, i64)>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -21,6 +25,8 @@ pub enum Place {
 #[derive(Clone, Debug)]
 pub struct Message {
     pub payload: Vec<u8>,
+    pub priority: u8,
+    pub headers: Headers,
     pub id: Option<u64>,
     /// The first message of those that this one was moved from.
     pub origin: Seq,
@@ -108,10 +114,15 @@ pub struct Model {
 }
 
 impl Queue {
-    /// The next one to go out: given back ones first.
+    /// The next one to go out: of the highest priority, and of those the given back ones first.
     pub fn first(&self) -> Option<Seq> {
-        let at = |place: Place| self.messages.iter().find(|(_, m)| m.place == place);
-        at(Place::GivenBack).or_else(|| at(Place::Untouched)).map(|(seq, _)| *seq)
+        let ready = self
+            .messages
+            .iter()
+            .filter(|(_, m)| matches!(m.place, Place::GivenBack | Place::Untouched));
+        let turn =
+            |(seq, m): &(&Seq, &Message)| (Reverse(m.priority), m.place != Place::GivenBack, **seq);
+        ready.min_by_key(turn).map(|(seq, _)| *seq)
     }
 
     pub fn counts(&self) -> Counts {
@@ -183,16 +194,31 @@ impl Model {
         Ok(())
     }
 
-    pub fn insert(&mut self, name: &'static str, payload: Vec<u8>) -> Seq {
-        let seq = self.next_seq;
-        self.insert_as(name, payload, seq)
+    pub fn insert(
+        &mut self,
+        name: &'static str,
+        payload: Vec<u8>,
+        priority: u8,
+        headers: Headers,
+    ) -> Seq {
+        let origin = self.next_seq;
+        self.insert_as(name, payload, priority, headers, origin)
     }
 
-    fn insert_as(&mut self, name: &'static str, payload: Vec<u8>, origin: Seq) -> Seq {
+    fn insert_as(
+        &mut self,
+        name: &'static str,
+        payload: Vec<u8>,
+        priority: u8,
+        headers: Headers,
+        origin: Seq,
+    ) -> Seq {
         let seq = self.next_seq;
         self.next_seq += 1;
         let message = Message {
             payload,
+            priority,
+            headers,
             id: None,
             origin,
             place: Place::Untouched,
@@ -258,9 +284,9 @@ impl Model {
             message.holder = None;
             return Fate::Buried;
         };
-        let Message { payload, origin, .. } = messages.remove(&seq).unwrap();
+        let Message { payload, priority, headers, origin, .. } = messages.remove(&seq).unwrap();
         self.open_queue(dead);
-        self.insert_as(dead, payload, origin);
+        self.insert_as(dead, payload, priority, headers, origin);
         Fate::DeadLettered
     }
 

@@ -4,12 +4,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use millpond::testing::{Clock, Disk, step};
 use millpond::{
-    Backoff, Delivery, Durability, ErrorKind, Fate, OnDrop, Queue, QueueOptions, State, Store,
+    Backoff, Delivery, Durability, ErrorKind, Fate, Message, OnDrop, Queue, QueueOptions, State,
+    Store,
 };
 
-use crate::reference::{self, Held, Model, Options, Place, Refused, Seq};
+use crate::reference::{self, Headers, Held, Model, Options, Place, Refused, Seq};
 
 pub const NAMES: [&str; 3] = ["a", "b", "c"];
+
+/// Of headers.
+const KEYS: [&str; 3] = ["x", "trace", "a longer key"];
 
 /// 2023-11-14.
 const WALL_MS: u64 = 1_700_000_000_000;
@@ -89,22 +93,28 @@ impl World {
         self.model.queues.get_mut(name).unwrap().messages.get_mut(&seq).unwrap().id = Some(id);
     }
 
-    pub fn insert(&mut self, name: &'static str, bytes: usize) {
+    pub fn insert(&mut self, name: &'static str, bytes: usize, priority: u8, headers: usize) {
         let queue = self.queue(name);
         let payload = self.payload(bytes);
-        let id = queue.insert(&payload).unwrap().as_u64();
-        let seq = self.model.insert(name, payload);
+        let headers: Headers = KEYS.into_iter().take(headers).zip(self.count as i64..).collect();
+        let message = headers.iter().fold(Message::new(&payload), |m, (k, v)| m.header(*k, *v));
+        let id = queue.insert(message.priority(priority)).unwrap().as_u64();
+        let seq = self.model.insert(name, payload, priority, headers);
         self.new_id(name, seq, id);
     }
 
-    pub fn insert_batch(&mut self, name: &'static str, count: usize) {
+    /// Every other message of the batch has this priority.
+    pub fn insert_batch(&mut self, name: &'static str, count: usize, priority: u8) {
         let queue = self.queue(name);
+        let priority = |n: usize| if n.is_multiple_of(2) { priority } else { 0 };
         let payloads: Vec<Vec<u8>> = (0..count).map(|n| self.payload(n * 7)).collect();
-        let ids = queue.insert_batch(&payloads).unwrap();
+        let messages = payloads.iter().enumerate();
+        let messages = messages.map(|(n, payload)| Message::new(payload).priority(priority(n)));
+        let ids = queue.insert_batch(messages).unwrap();
         assert_eq!(ids.len(), count);
         assert!(ids.windows(2).all(|pair| pair[0].as_u64() + 1 == pair[1].as_u64()));
-        for (id, payload) in ids.iter().zip(payloads) {
-            let seq = self.model.insert(name, payload);
+        for (n, (id, payload)) in ids.iter().zip(payloads).enumerate() {
+            let seq = self.model.insert(name, payload, priority(n), Vec::new());
             self.new_id(name, seq, id.as_u64());
         }
     }
@@ -133,6 +143,10 @@ impl World {
             let message = &self.model.queues[name].messages[&held.seq];
             assert_eq!(delivery.attempt(), message.attempts, "attempts of {}", delivery.id());
             assert_eq!(delivery.queue(), name);
+            assert_eq!(delivery.priority(), message.priority);
+            let headers = delivery.headers();
+            let headers = headers.iter().map(|(key, value)| (key, value.as_integer().unwrap()));
+            assert_eq!(headers.collect::<Vec<_>>(), message.headers);
             if message.origin == held.seq {
                 assert_eq!(delivery.origin_id(), delivery.id());
             } else {

@@ -137,10 +137,6 @@ impl<'a> InsertHead<'a> {
     }
 
     /// The headers, checked; empty if there are none.
-    #[cfg_attr(
-        not(any(test, feature = "testing")),
-        expect(dead_code, reason = "part of format 1; headers come later")
-    )]
     pub(crate) fn header_block(&self) -> Result<HeaderBlock<'a>, Malformed> {
         self.headers.map_or(Ok(HeaderBlock::default()), HeaderBlock::decode)
     }

@@ -42,13 +42,44 @@ pub(crate) enum Place {
 
 impl Place {
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        Ok(match reader.u8()? {
+        Self::from_number(reader.u8()?).ok_or_else(|| reader.malformed("unknown place"))
+    }
+
+    fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
             1 => Self::InFlight,
             2 => Self::GivenBack,
             3 => Self::Delayed,
             4 => Self::Buried,
-            _ => return Err(reader.malformed("unknown place")),
+            _ => return None,
         })
+    }
+}
+
+/// Where a message is from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Placed {
+    pub(crate) place: Place,
+    /// That of its lane, so that nobody has to look for it there. Below [`PRIORITIES`](super::insert::PRIORITIES).
+    pub(crate) priority: u8,
+    /// Attempts used, the running one included if in flight.
+    pub(crate) attempts: u32,
+    /// Milliseconds since the Unix epoch; 0 for none.
+    pub(crate) due: u64,
+}
+
+impl Placed {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let word = reader.u8()?;
+        let (place, priority) = (word & 0x0F, word >> 4);
+        let place = Place::from_number(place).ok_or_else(|| reader.malformed("unknown place"))?;
+        Ok(Self { place, priority, attempts: reader.varint_u32()?, due: reader.u48()? })
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(self.place as u8 | self.priority << 4);
+        put_varint(out, self.attempts.into());
+        put_u48(out, self.due);
     }
 }
 
@@ -56,11 +87,7 @@ impl Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Set<'a> {
     pub(crate) queue: u32,
-    pub(crate) place: Place,
-    /// Attempts used, the running one included if in flight.
-    pub(crate) attempts: u32,
-    /// Milliseconds since the Unix epoch; 0 for none.
-    pub(crate) due: u64,
+    pub(crate) placed: Placed,
     pub(crate) runs: Runs<'a>,
     /// Text, but not checked to be UTF-8.
     pub(crate) reason: &'a [u8],
@@ -70,9 +97,7 @@ impl<'a> Set<'a> {
     pub(super) fn decode(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
         Ok(Self {
             queue: reader.varint_u32()?,
-            place: Place::decode(reader)?,
-            attempts: reader.varint_u32()?,
-            due: reader.u48()?,
+            placed: Placed::decode(reader)?,
             runs: Runs::decode(reader)?,
             reason: reader.rest(),
         })
@@ -82,17 +107,13 @@ impl<'a> Set<'a> {
 /// `runs` as in [`put_runs`]; `reason` is cut as by [`reason_cut`].
 pub(crate) fn encode_set(
     queue: u32,
-    place: Place,
-    attempts: u32,
-    due: u64,
+    placed: Placed,
     runs: impl Iterator<Item = (u64, u64)> + Clone,
     reason: &str,
     out: &mut Vec<u8>,
 ) {
     put_varint(out, queue.into());
-    out.push(place as u8);
-    put_varint(out, attempts.into());
-    put_u48(out, due);
+    placed.encode(out);
     put_runs(out, runs);
     out.extend_from_slice(reason_cut(reason).as_bytes());
 }

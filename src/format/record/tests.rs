@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::headers::{HeaderBlock, HeaderValue, put_header_block};
 use super::insert::{Origin, PRIORITIES, TARGETS_MAX, Target, Targets};
-use super::settle::{Place, encode_delete, encode_set, reason_cut};
+use super::settle::{Place, Placed, encode_delete, encode_set, reason_cut};
 use super::*;
 use crate::format::bytes::U48_MAX;
 use crate::format::checksum::crc32;
@@ -130,15 +130,17 @@ proptest! {
     fn a_set_reads_back_as_written(
         queue: u32,
         place in place(),
+        priority in 0..PRIORITIES,
         attempts: u32,
         due in 0..=U48_MAX,
         runs in runs(),
         reason: String,
     ) {
         let runs_in = runs.iter().copied();
-        let body = encoded(|out| encode_set(queue, place, attempts, due, runs_in, &reason, out));
+        let placed = Placed { place, priority, attempts, due };
+        let body = encoded(|out| encode_set(queue, placed, runs_in, &reason, out));
         let Ok(Record::Set(set)) = decode(SET, &body) else { panic!("not a set") };
-        prop_assert_eq!((set.queue, set.place, set.attempts, set.due), (queue, place, attempts, due));
+        prop_assert_eq!((set.queue, set.placed), (queue, placed));
         prop_assert_eq!(set.runs.iter().collect::<Vec<_>>(), runs);
         prop_assert_eq!(set.reason, reason_cut(&reason).as_bytes());
     }
@@ -278,8 +280,10 @@ fn an_insert_for_several_queues_is_checked_target_by_target() {
 #[test]
 fn a_set_with_an_unknown_place_is_malformed() {
     let body = encoded(|out| {
-        encode_set(1, Place::Buried, 3, 0, [(5, 2)].into_iter(), "gave up", out);
+        let placed = Placed { place: Place::Buried, priority: 2, attempts: 3, due: 0 };
+        encode_set(1, placed, [(5, 2)].into_iter(), "gave up", out);
     });
+    assert_eq!(body[1], 0x24, "priority and place share a byte");
     for place in [0, 5, 255] {
         let mut body = body.clone();
         body[1] = place;

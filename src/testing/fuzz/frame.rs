@@ -96,10 +96,10 @@ fn encode(record: &Record<'_>, out: &mut Vec<u8>) -> u16 {
             check_runs(runs);
             encode_delete(*queue, runs.iter(), out);
         }
-        Record::Set(Set { queue, place, attempts, due, runs, reason }) => {
+        Record::Set(Set { queue, placed, runs, reason }) => {
             check_runs(runs);
             // A writer cuts the reason, and makes it of text; a reader takes any bytes.
-            encode_set(*queue, *place, *attempts, *due, runs.iter(), "", out);
+            encode_set(*queue, *placed, runs.iter(), "", out);
             out.extend_from_slice(reason);
         }
         Record::Declare(declare) => declare.encode(out),
