@@ -345,7 +345,7 @@ fn drain_queue(queue: &Queue, seen: &mut Seen) -> Check<()> {
                 id: delivery.id().as_u64(),
                 origin: delivery.origin_id().as_u64(),
                 attempt: delivery.attempt(),
-                content: Content::of(delivery.payload()),
+                content: Content::delivered(delivery),
             });
         }
         let count = deliveries.len() as u64;

@@ -169,23 +169,32 @@ impl Workload<'_> {
     }
 
     pub fn insert(&mut self, queue: &'static str, len: usize) -> Outcome<Durable> {
-        let payload = payload(self.highest_id + 1, len);
-        let id = words(self.queue(queue)?.insert(&payload), "insert")?.as_u64();
+        let tag = self.highest_id + 1;
+        let payload = payload(tag, len);
+        let content = Content::to_insert(queue, tag, &payload);
+        let inserted = self.queue(queue)?.insert(content.message(&payload));
+        let id = words(inserted, "insert")?.as_u64();
         self.check_ids(id, 1)?;
-        self.world.insert(queue, id, Content::of(&payload));
+        self.world.insert(queue, id, content);
         self.note();
         Ok(self.inserts_are_synced())
     }
 
     fn insert_batch(&mut self, queue: &'static str) -> Outcome<Durable> {
         let count = 1 + self.random.below(7);
-        let payloads: Vec<Vec<u8>> = (0..count)
-            .map(|n| payload(self.highest_id + 1 + n as u64, self.random.below(2000)))
+        let tags = self.highest_id + 1..;
+        let batch: Vec<(Vec<u8>, Content)> = (tags.take(count))
+            .map(|tag| {
+                let payload = payload(tag, self.random.below(2000));
+                let content = Content::to_insert(queue, tag, &payload);
+                (payload, content)
+            })
             .collect();
-        let ids = words(self.queue(queue)?.insert_batch(&payloads), "insert_batch")?;
+        let messages = batch.iter().map(|(payload, content)| content.message(payload));
+        let ids = words(self.queue(queue)?.insert_batch(messages), "insert_batch")?;
         self.check_ids(ids[0].as_u64(), count as u64)?;
-        for (id, payload) in ids.iter().zip(&payloads) {
-            self.world.insert(queue, id.as_u64(), Content::of(payload));
+        for (id, (_, content)) in ids.iter().zip(&batch) {
+            self.world.insert(queue, id.as_u64(), *content);
         }
         self.note();
         Ok(self.inserts_are_synced())
@@ -412,7 +421,7 @@ fn check_delivery(delivery: &Delivery, id: u64, message: &Message) -> Outcome<()
         delivery.id().as_u64(),
         delivery.origin_id().as_u64(),
         delivery.attempt(),
-        Content::of(delivery.payload()),
+        Content::delivered(delivery),
     );
     let expected = (id, message.origin, message.attempts, message.content);
     if got != expected {

@@ -4,22 +4,56 @@
 //! one, so that "the log has no holes" becomes "what was recovered equals one of these worlds". It knows nothing of
 //! files, syncs or crashes.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millpond::QueueOptions;
+use millpond::{Delivery, QueueOptions};
 
-/// A payload, made from a number so that it need not be kept.
+/// The key of a header with a number.
+const HEADER: &str = "number";
+
+/// A payload, made from a number so that it need not be kept, and what goes with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Content {
     pub len: usize,
     pub checksum: u32,
+    pub priority: u8,
+    /// The number in its header.
+    pub header: Option<i64>,
 }
 
 impl Content {
+    /// Of a plain message.
     pub fn of(payload: &[u8]) -> Content {
-        Content { len: payload.len(), checksum: crc32fast::hash(payload) }
+        let checksum = crc32fast::hash(payload);
+        Content { len: payload.len(), checksum, priority: 0, header: None }
+    }
+
+    /// Of a message that is to be inserted into `queue`: in one of the queues they differ in more than their payloads.
+    pub fn to_insert(queue: &str, tag: u64, payload: &[u8]) -> Content {
+        let plain = Content::of(payload);
+        if queue != "b" {
+            return plain;
+        }
+        let header = tag.is_multiple_of(4).then_some(tag as i64);
+        Content { priority: (tag % 3) as u8, header, ..plain }
+    }
+
+    pub fn delivered(delivery: &Delivery) -> Content {
+        let header = delivery.headers().get(HEADER).and_then(|value| value.as_integer());
+        let plain = Content::of(delivery.payload());
+        Content { priority: delivery.priority(), header, ..plain }
+    }
+
+    /// The message with this content.
+    pub fn message<'a>(&self, payload: &'a [u8]) -> millpond::Message<'a> {
+        let message = millpond::Message::new(payload).priority(self.priority);
+        match self.header {
+            Some(number) => message.header(HEADER, number),
+            None => message,
+        }
     }
 }
 
@@ -102,15 +136,13 @@ pub struct Time {
 }
 
 impl Queue {
-    /// What is delivered again, in order.
-    pub fn ready(&self) -> impl Iterator<Item = (u64, &Message)> {
-        let given_back = |(_, m): &(&u64, &Message)| m.place == Place::GivenBack;
-        self.messages.iter().filter(given_back).map(|(id, m)| (*id, m))
-    }
-
-    pub fn untouched(&self) -> impl Iterator<Item = (u64, &Message)> {
-        let untouched = |(_, m): &(&u64, &Message)| m.place == Place::Untouched;
-        self.messages.iter().filter(untouched).map(|(id, m)| (*id, m))
+    /// What can be delivered, and when it is its turn: by falling priority, of equals first those given back.
+    fn deliverable(&self) -> impl Iterator<Item = ((Reverse<u8>, bool, u64), &Message)> {
+        self.messages.iter().filter_map(|(id, m)| {
+            let untouched = m.place == Place::Untouched;
+            let turn = (Reverse(m.content.priority), untouched, *id);
+            (untouched || m.place == Place::GivenBack).then_some((turn, m))
+        })
     }
 
     pub fn ids_at(&self, place: fn(Place) -> bool) -> Vec<u64> {
@@ -137,7 +169,7 @@ impl Queue {
 
     /// The message that must leave the queue before anything of it is delivered.
     pub fn first_exhausted(&self) -> Option<u64> {
-        let (id, message) = self.ready().next()?;
+        let ((_, _, id), message) = self.deliverable().min_by_key(|(turn, _)| *turn)?;
         self.rules.exhausted(message.attempts).then_some(id)
     }
 
@@ -147,13 +179,10 @@ impl Queue {
 
     /// What a get of up to `max` takes once nothing exhausted stands in front.
     pub fn next(&self, max: usize) -> Vec<u64> {
-        let fresh = |(_, m): &(u64, &Message)| !self.rules.exhausted(m.attempts);
-        let given_back = self.ready().take_while(fresh).map(|(id, _)| id);
-        let mut ids: Vec<u64> = given_back.take(max).collect();
-        if self.ready().count() == ids.len() {
-            ids.extend(self.untouched().map(|(id, _)| id).take(max - ids.len()));
-        }
-        ids
+        let mut all: Vec<_> = self.deliverable().collect();
+        all.sort_unstable_by_key(|(turn, _)| *turn);
+        let fresh = all.iter().take_while(|(_, m)| !self.rules.exhausted(m.attempts));
+        fresh.map(|((_, _, id), _)| *id).take(max).collect()
     }
 }
 
