@@ -444,3 +444,31 @@ fn a_backup_of_a_poisoned_store_has_all_that_its_cursor_names() {
     }
     assert!(poisoned > 10, "{poisoned}");
 }
+
+/// The most memory that this process ever had, in bytes.
+#[cfg(target_os = "linux")]
+fn memory_peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+/// A note in `quarantine/` has no checksum, and may claim anything.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_note_that_claims_a_far_place_takes_no_memory_for_it() {
+    let base = tempfile::tempdir().unwrap();
+    let (dir, to) = (base.path().join("store"), base.path().join("saved"));
+    let store = options().open(&dir).unwrap();
+    store.queue("q").unwrap().insert("kept").unwrap();
+    store.close().unwrap();
+    let aside = dir.join("quarantine");
+    std::fs::create_dir_all(&aside).unwrap();
+    let note = "behind the end of the log\nsalt 1\nfirst id 1\noffset 2000000000\n";
+    std::fs::write(aside.join("0000000001.seg-2000000000.txt"), note).unwrap();
+    std::fs::write(aside.join("0000000001.seg-2000000000.bin"), [7; 5000]).unwrap();
+    Store::salvage(&dir, &to).unwrap();
+    assert!(memory_peak() < 1 << 30, "{} bytes", memory_peak());
+    let store = options().open(&to).unwrap();
+    assert_eq!(store.queue("q").unwrap().peek().unwrap().unwrap().payload(), b"kept");
+}
