@@ -1,7 +1,9 @@
 //! What users insert.
 
 use std::borrow::Cow;
+use std::time::{Duration, SystemTime};
 
+use crate::engine::Due;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::headers::put_header_block;
 use crate::headers::{CONTENT_TYPE, CORRELATION_ID, HeaderValue, REPLY_TO};
@@ -54,6 +56,7 @@ const HEADERS_BYTES_MAX: usize = 64 << 10;
 pub struct Message<'a> {
     payload: Cow<'a, [u8]>,
     priority: u8,
+    due: Option<Due>,
     /// None is none: most messages have no headers, and are to cost nothing for it.
     headers: Option<Box<HeaderList<'a>>>,
 }
@@ -76,6 +79,23 @@ impl<'a> Message<'a> {
     /// among equals those that were given back, and then the others in the order of their inserts.
     pub fn priority(mut self, priority: u8) -> Message<'a> {
         self.priority = priority;
+        self
+    }
+
+    /// Keeps the message back for so long: it can be got when the time is over, whatever happens to the process meanwhile.
+    /// Of messages that have become due those that were due first are got first.
+    ///
+    /// The time is that of the wall clock. If somebody sets that forward, what is due by then can be got at once; if
+    /// backward, it takes as much longer. Nothing is lost by either. Each delayed message takes some hundred bytes of
+    /// memory.
+    pub fn delay(mut self, delay: Duration) -> Message<'a> {
+        self.due = Some(Due::In(delay));
+        self
+    }
+
+    /// As [`delay`](Message::delay), until this time. A time that has come is no delay.
+    pub fn not_before(mut self, time: SystemTime) -> Message<'a> {
+        self.due = Some(Due::At(time));
         self
     }
 
@@ -113,7 +133,11 @@ impl<'a> Message<'a> {
     /// Whether there is nothing but a payload.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
-        self.priority == 0 && self.headers.is_none()
+        self.priority == 0 && self.due.is_none() && self.headers.is_none()
+    }
+
+    pub(crate) fn due(&self) -> Option<Due> {
+        self.due
     }
 
     /// The priority, once it is known to be one.
@@ -189,7 +213,7 @@ impl From<String> for Message<'_> {
 
 impl<'a> From<Cow<'a, [u8]>> for Message<'a> {
     fn from(payload: Cow<'a, [u8]>) -> Self {
-        Message { payload, priority: 0, headers: None }
+        Message { payload, priority: 0, due: None, headers: None }
     }
 }
 
@@ -202,6 +226,7 @@ impl<'a> From<&'a Message<'_>> for Message<'a> {
         Message {
             payload: Cow::Borrowed(&message.payload),
             priority: message.priority,
+            due: message.due,
             headers: message.headers.as_deref().map(borrowed),
         }
     }

@@ -68,8 +68,7 @@ impl Queue {
         let message = message.into();
         let engine = self.store.engine();
         if message.is_plain() {
-            let plain = Outgoing { payload: message.payload(), headers: &[], priority: 0 };
-            return engine.insert(&self.shared, plain).map(MessageId);
+            return engine.insert(&self.shared, Outgoing::plain(message.payload())).map(MessageId);
         }
         let headers = message.encode_headers()?;
         engine.insert(&self.shared, outgoing(&message, &headers)?).map(MessageId)
@@ -185,7 +184,7 @@ impl Queue {
 
 fn outgoing<'a>(message: &'a Message<'_>, headers: &'a [u8]) -> Result<Outgoing<'a>> {
     let priority = message.checked_priority()?;
-    Ok(Outgoing { payload: message.payload(), headers, priority })
+    Ok(Outgoing { payload: message.payload(), headers, priority, due: message.due() })
 }
 
 impl fmt::Debug for Queue {

@@ -3,7 +3,7 @@
 #[path = "common/small_store.rs"]
 mod small_store;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use millpond::testing::{Clock, Disk};
 use millpond::{
@@ -188,6 +188,101 @@ fn headers_come_out_as_they_went_in() {
     plain.delete().unwrap();
 }
 
+fn delayed(n: u64, ms: u64) -> Message<'static> {
+    Message::new(payload(n, 100)).delay(Duration::from_millis(ms))
+}
+
+#[test]
+fn a_delayed_message_comes_when_it_is_due_and_not_before() {
+    let clock = Clock::new();
+    let store = options().open_simulated(&Disk::new(), &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    queue.insert(delayed(0, 1000)).unwrap();
+    queue.insert(delayed(1, 0)).unwrap();
+    queue.insert(Message::new(payload(2, 100)).not_before(SystemTime::UNIX_EPOCH)).unwrap();
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.ready, stats.delayed), (2, 1));
+    assert_eq!(got(&queue), [1, 2]);
+    clock.advance(Duration::from_millis(999));
+    // What the helper dropped above is due before.
+    let before: Vec<u64> = got(&queue);
+    assert!(!before.contains(&0), "{before:?}");
+    clock.advance(Duration::from_millis(1));
+    let due = queue.get().unwrap();
+    assert_eq!((number(due.payload()), due.attempt()), (0, 1));
+}
+
+#[test]
+fn what_is_due_comes_in_the_order_of_its_times_and_before_what_was_not_delayed() {
+    let clock = Clock::new();
+    let store = options().open_simulated(&Disk::new(), &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    for (n, ms) in (0..).zip([500, 300, 400, 300, 0]) {
+        queue.insert(delayed(n, ms)).unwrap();
+    }
+    let batch = [delayed(5, 100), delayed(6, 0), delayed(7, 450)];
+    queue.insert_batch(batch).unwrap();
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(got(&queue), [5, 1, 3, 2, 7, 0, 4, 6]);
+}
+
+#[test]
+fn delays_go_on_over_kills_and_closes() {
+    let (mut disk, clock) = (Disk::new(), Clock::new());
+    let mut store = options().open_simulated(&disk, &clock).unwrap();
+    for n in 0..300 {
+        store.queue("q").unwrap().insert(delayed(n, 1000 * (300 - n))).unwrap();
+    }
+    for (round, left) in (0..).zip([300, 200, 100, 0u64]) {
+        if round % 2 == 0 {
+            store.close().unwrap();
+        } else {
+            disk = disk.kill();
+        }
+        store = options().open_simulated(&disk, &clock).unwrap();
+        let queue = store.queue("q").unwrap();
+        assert_eq!(queue.stats().unwrap().delayed, left);
+        let due = get_all(&queue);
+        let expected: Vec<u64> =
+            if round == 0 { Vec::new() } else { (left..left + 100).rev().collect() };
+        assert_eq!(numbers(&due), expected);
+        queue.delete_batch(due).unwrap();
+        clock.advance(Duration::from_secs(100));
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_neither_loses_nor_repeats_a_delayed_message() {
+    let clock = Clock::new();
+    clock.set_wall_ms(1_700_000_000_000);
+    let store = options().open_simulated(&Disk::new(), &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    queue.insert(delayed(0, 1000)).unwrap();
+    queue.insert(delayed(1, 60_000)).unwrap();
+    clock.set_wall_ms(1_600_000_000_000);
+    clock.advance(Duration::from_secs(2000));
+    assert_eq!(got(&queue), [], "the wall clock is behind");
+    clock.set_wall_ms(1_800_000_000_000);
+    let all = get_all(&queue);
+    assert_eq!(numbers(&all), [0, 1], "all that is due comes at once");
+    queue.delete_batch(all).unwrap();
+    clock.set_wall_ms(1_700_000_000_000);
+    assert_eq!(queue.stats().unwrap().delayed + queue.stats().unwrap().ready, 0);
+}
+
+#[test]
+fn whoever_waits_is_woken_when_a_delay_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().open(dir.path()).unwrap();
+    let queue = store.queue("q").unwrap();
+    let waiting = queue.clone();
+    let waiter = std::thread::spawn(move || waiting.get_timeout(Duration::from_secs(60)).unwrap());
+    std::thread::sleep(Duration::from_millis(20));
+    queue.insert(delayed(7, 50)).unwrap();
+    let delivery = waiter.join().unwrap().expect("it comes long before the minute is over");
+    assert_eq!(number(delivery.payload()), 7);
+}
+
 fn refused(message: Message<'_>) -> Error {
     let queue = a_queue();
     let error = queue.insert(&message).unwrap_err();
@@ -203,6 +298,10 @@ fn refused(message: Message<'_>) -> Error {
 fn a_message_that_asks_for_what_there_is_not_is_refused() {
     let invalid = [
         (Message::new("x").priority(10), "a priority is from 0 to 9, not 10"),
+        (
+            Message::new("x").delay(Duration::MAX),
+            "a message cannot be delayed beyond the year 10889",
+        ),
         (Message::new("x").header("", 1), "a header's key has 1 to 255 bytes: \"\""),
         (Message::new("x").header("k".repeat(256), 1), "a header's key has 1 to 255 bytes"),
     ];

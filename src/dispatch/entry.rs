@@ -15,7 +15,7 @@ pub(crate) struct Entry {
     pub token: u64,
     /// When the lease ends; only in flight, and only if the queue has leases.
     pub deadline: Option<Instant>,
-    /// When it becomes ready, in milliseconds since the epoch; only delayed.
+    /// When it becomes ready, or has become so, in milliseconds since the epoch; only if it is or was delayed.
     pub due_ms: u64,
     /// Why it was buried; only buried.
     pub reason: Option<Box<str>>,

@@ -10,4 +10,4 @@ mod leases;
 mod queue;
 
 pub(crate) use entry::{Entry, Place};
-pub(crate) use queue::QueueState;
+pub(crate) use queue::{QueueState, Turn};

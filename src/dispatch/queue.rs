@@ -16,20 +16,40 @@ use super::leases::Leases;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stale;
 
-/// By what an entry is ordered, beside its id.
+/// When it is the turn of a message that is ready: the highest priority first; of equals first what was given back, by
+/// id, and then what had been delayed, by due time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Turn {
+    priority: Reverse<u8>,
+    /// 0 if it was not delayed.
+    due_ms: u64,
+    pub id: u64,
+}
+
+impl Turn {
+    fn of(id: u64, entry: &Entry) -> Turn {
+        Turn { priority: Reverse(entry.priority), due_ms: entry.due_ms, id }
+    }
+
+    pub fn priority(&self) -> u8 {
+        self.priority.0
+    }
+}
+
+/// By what an entry is ordered.
 #[derive(Clone, Copy)]
 enum Order {
     InFlight(Option<Instant>),
-    GivenBack(u8),
+    Ready(Turn),
     Delayed(u64),
     Buried,
 }
 
 impl Order {
-    fn of(entry: &Entry) -> Order {
+    fn of(id: u64, entry: &Entry) -> Order {
         match entry.place {
             Place::InFlight => Order::InFlight(entry.deadline),
-            Place::GivenBack => Order::GivenBack(entry.priority),
+            Place::GivenBack => Order::Ready(Turn::of(id, entry)),
             Place::Delayed => Order::Delayed(entry.due_ms),
             Place::Buried => Order::Buried,
         }
@@ -40,8 +60,8 @@ impl Order {
 pub(crate) struct QueueState {
     /// Every touched message, by id.
     entries: ById<Entry>,
-    /// Given back: highest priority first, then by id, so that order holds.
-    ready: BTreeSet<(Reverse<u8>, u64)>,
+    /// Given back, or due.
+    ready: BTreeSet<Turn>,
     /// By due time.
     delayed: BTreeSet<(u64, u64)>,
     /// By end of lease.
@@ -57,6 +77,11 @@ impl QueueState {
 
     pub fn contains(&self, id: u64) -> bool {
         self.entries.contains(id)
+    }
+
+    /// How many are touched.
+    pub fn len(&self) -> u64 {
+        self.in_flight + self.buried + (self.ready.len() + self.delayed.len()) as u64
     }
 
     pub fn in_flight(&self) -> u64 {
@@ -78,9 +103,9 @@ impl QueueState {
 
     /// Puts `id` into the state that `entry` says, whatever it was in before.
     pub fn put(&mut self, id: u64, entry: Entry) {
-        let order = Order::of(&entry);
+        let order = Order::of(id, &entry);
         if let Some(old) = self.entries.insert(id, entry) {
-            self.unlink(id, Order::of(&old));
+            self.unlink(id, Order::of(id, &old));
         }
         self.link(id, order);
     }
@@ -88,7 +113,7 @@ impl QueueState {
     /// Forgets `id`: it was deleted.
     pub fn remove(&mut self, id: u64) -> Option<Entry> {
         let entry = self.entries.remove(id)?;
-        self.unlink(id, Order::of(&entry));
+        self.unlink(id, Order::of(id, &entry));
         Some(entry)
     }
 
@@ -101,8 +126,8 @@ impl QueueState {
                     self.leases.insert(deadline, id);
                 }
             }
-            Order::GivenBack(priority) => {
-                self.ready.insert((Reverse(priority), id));
+            Order::Ready(turn) => {
+                self.ready.insert(turn);
             }
             Order::Delayed(due_ms) => {
                 self.delayed.insert((due_ms, id));
@@ -120,8 +145,8 @@ impl QueueState {
                     self.leases.remove(deadline, id, |(end, id)| runs(&self.entries, end, id));
                 }
             }
-            Order::GivenBack(priority) => {
-                self.ready.remove(&(Reverse(priority), id));
+            Order::Ready(turn) => {
+                self.ready.remove(&turn);
             }
             Order::Delayed(due_ms) => {
                 self.delayed.remove(&(due_ms, id));
@@ -157,19 +182,14 @@ impl QueueState {
         if let Some(entry) = self.entries.get_mut(id) {
             entry.place = Place::GivenBack;
             entry.deadline = None;
-            entry.due_ms = 0;
-            self.ready.insert((Reverse(entry.priority), id));
+            self.ready.insert(Turn::of(id, entry));
         }
     }
 
-    /// The message that goes out again behind that one, or before all others, with its priority.
-    pub fn next_ready(&self, behind: Option<(u8, u64)>) -> Option<(u8, u64)> {
-        let from = match behind {
-            Some((priority, id)) => Bound::Excluded((Reverse(priority), id)),
-            None => Bound::Unbounded,
-        };
-        let next = self.ready.range((from, Bound::Unbounded)).next();
-        next.map(|&(Reverse(priority), id)| (priority, id))
+    /// The message whose turn comes behind that one's, or before all others'.
+    pub fn next_ready(&self, behind: Option<Turn>) -> Option<Turn> {
+        let from = behind.map_or(Bound::Unbounded, Bound::Excluded);
+        self.ready.range((from, Bound::Unbounded)).next().copied()
     }
 
     /// When the next lease ends.
@@ -231,9 +251,9 @@ mod tests {
         q.put(4, Entry::given_back(0, 1));
         q.put(7, Entry::given_back(5, 1));
         let mut order = Vec::new();
-        while let Some((_, id)) = q.next_ready(None) {
-            order.push(id);
-            q.remove(id);
+        while let Some(turn) = q.next_ready(None) {
+            order.push(turn.id);
+            q.remove(turn.id);
         }
         assert_eq!(order, [7, 4, 9]);
     }
@@ -275,10 +295,30 @@ mod tests {
         assert_eq!(q.next_ready(None), None);
         assert_eq!(q.sleep_for(base, 499), Some(Duration::from_millis(1)));
         q.advance(base, 500);
-        assert_eq!(q.next_ready(None), Some((0, 3)));
+        assert_eq!(q.next_ready(None).map(|turn| (turn.priority(), turn.id)), Some((0, 3)));
         assert_eq!((q.delayed(), q.next_due_ms()), (1, Some(700)));
         q.advance(base, 700);
         assert_eq!((q.delayed(), q.ready.len()), (0, 2));
+    }
+
+    #[test]
+    fn what_is_due_goes_out_by_due_time_behind_what_was_given_back() {
+        let base = Instant::now();
+        let mut q = QueueState::default();
+        q.put(1, Entry::delayed(0, 0, 700));
+        q.put(2, Entry::delayed(0, 0, 500));
+        q.put(3, Entry::delayed(9, 0, 800));
+        q.put(4, Entry::given_back(0, 1));
+        q.advance(base, 1000);
+        let mut order = Vec::new();
+        let mut behind = None;
+        while let Some(turn) = q.next_ready(behind) {
+            order.push(turn.id);
+            behind = Some(turn);
+        }
+        assert_eq!(order, [3, 4, 2, 1]);
+        (1..=4).for_each(|id| assert!(q.remove(id).is_some()));
+        assert!(q.ready.is_empty());
     }
 
     #[test]

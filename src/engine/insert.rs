@@ -2,14 +2,20 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use super::checkpoint::IDS_RESERVED;
 use super::scratch::with_scratch;
 use super::{Engine, QueueShared};
+use crate::clock::{Now, millis};
+use crate::dispatch::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::insert::InsertHead;
 use crate::log::{Appended, Draft, Lane, Purpose, frames_capacity};
 use crate::options::Durability;
+
+/// What the log has room for, in milliseconds since the epoch.
+const DUE_MAX_MS: u64 = (1 << 48) - 1;
 
 /// The envelope and the head of a plain message are less than this.
 const OVERHEAD_BYTES: u64 = 64;
@@ -21,26 +27,60 @@ pub(crate) struct Outgoing<'a> {
     /// A header block; empty for none.
     pub headers: &'a [u8],
     pub priority: u8,
+    pub due: Option<Due>,
+}
+
+/// When a message becomes ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    In(Duration),
+    At(SystemTime),
+}
+
+impl Due {
+    /// In milliseconds since the epoch; None for a time that has come.
+    fn at_ms(self, now: Now) -> Result<Option<u64>> {
+        let at_ms = match self {
+            // Not before: less than a millisecond is one.
+            Due::In(delay) if delay.is_zero() => 0,
+            Due::In(delay) => now.wall_ms.saturating_add(millis(delay).max(1)),
+            Due::At(time) => time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| {
+                let whole = Duration::from_millis(millis(since));
+                millis(since).saturating_add(u64::from(since > whole))
+            }),
+        };
+        if at_ms > DUE_MAX_MS {
+            return Err(Error::invalid("a message cannot be delayed beyond the year 10889"));
+        }
+        Ok(Some(at_ms).filter(|at_ms| *at_ms > now.wall_ms))
+    }
 }
 
 impl<'a> Outgoing<'a> {
+    pub fn plain(payload: &'a [u8]) -> Outgoing<'a> {
+        Outgoing { payload, headers: &[], priority: 0, due: None }
+    }
+
     fn bytes(&self) -> usize {
         self.payload.len() + self.headers.len()
     }
 
-    fn head(&self, time_ms: u64, queue: u32) -> InsertHead<'a> {
+    fn head(&self, time_ms: u64, queue: u32, not_before: Option<u64>) -> InsertHead<'a> {
         let headers = Some(self.headers).filter(|headers| !headers.is_empty());
-        InsertHead { headers, ..InsertHead::plain(time_ms, queue, self.priority) }
+        InsertHead { headers, not_before, ..InsertHead::plain(time_ms, queue, self.priority) }
     }
 }
 
 impl Engine {
     /// Inserts one message and returns its id.
     pub fn insert(&self, queue: &Arc<QueueShared>, message: Outgoing<'_>) -> Result<u64> {
+        if message.due.is_some() {
+            return self.insert_batch(queue, &[message]);
+        }
         self.check_size(message.bytes())?;
         self.look_for(queue, message.priority)?;
         let lanes = [Lane { queue: queue.id, priority: message.priority }];
-        let head = message.head(self.time.stamp_ms(), queue.id);
+        let head = message.head(self.time.stamp_ms(), queue.id, None);
         let appended = with_scratch(|buffer| {
             let info = head.encode_head(buffer);
             let draft = Draft::insert(info, buffer, message.payload, &lanes);
@@ -57,8 +97,12 @@ impl Engine {
         for message in messages {
             self.look_for(queue, message.priority)?;
         }
+        let now = self.now();
+        let due = |message: &Outgoing<'_>| message.due.map_or(Ok(None), |due| due.at_ms(now));
+        let due = messages.iter().map(due).collect::<Result<Vec<_>>>()?;
         let time_ms = self.time.stamp_ms();
-        let heads = Heads::encode(messages, |message| message.head(time_ms, queue.id));
+        let heads =
+            Heads::encode(messages, &due, |message, due| message.head(time_ms, queue.id, due));
         let lanes: Vec<Lane> = messages
             .iter()
             .map(|message| Lane { queue: queue.id, priority: message.priority })
@@ -69,7 +113,11 @@ impl Engine {
                 Draft::insert(info, head, message.payload, std::slice::from_ref(lane))
             })
             .collect();
-        let appended = self.append_insert(queue, &run)?;
+        let appended = if due.iter().any(Option::is_some) {
+            self.append_delayed(queue, &run, &due)?
+        } else {
+            self.append_insert(queue, &run)?
+        };
         messages.iter().for_each(|message| queue.note_append(message.priority));
         self.finish_insert(queue, &appended, messages.len())?;
         Ok(appended.first_id)
@@ -130,6 +178,37 @@ impl Engine {
         }
     }
 
+    /// As [`append_insert`](Engine::append_insert), of messages some of which are due later. Those are touched from the
+    /// first: the lanes, which are in the order of the inserts, pass them over.
+    fn append_delayed(
+        &self,
+        queue: &QueueShared,
+        run: &[Draft<'_>],
+        due: &[Option<u64>],
+    ) -> Result<Appended> {
+        let sync_by = self.sync_by(queue.durability());
+        loop {
+            self.check_alive()?;
+            let mut state = self.lock_state();
+            let entry = super::take::queue_mut(&mut state, queue)?;
+            let refused = match self.log.append(run, Purpose::Insert, sync_by, Some(&queue.removed))
+            {
+                Ok(appended) => {
+                    for ((draft, due), id) in run.iter().zip(due).zip(appended.first_id..) {
+                        if let Some(due) = *due {
+                            entry.touched.put(id, Entry::delayed(draft.lanes[0].priority, 0, due));
+                        }
+                    }
+                    entry.set_timer(self.now());
+                    return Ok(appended);
+                }
+                Err(refused) => refused,
+            };
+            drop(state);
+            self.make_room(refused, Purpose::Insert)?;
+        }
+    }
+
     /// Waits for what the queue's durability asks for, and wakes consumers.
     fn finish_insert(
         &self,
@@ -155,20 +234,18 @@ struct Heads {
 impl Heads {
     fn encode<'a>(
         messages: &[Outgoing<'a>],
-        head: impl Fn(&Outgoing<'a>) -> InsertHead<'a>,
+        due: &[Option<u64>],
+        head: impl Fn(&Outgoing<'a>, Option<u64>) -> InsertHead<'a>,
     ) -> Heads {
         let mut all = Heads { encoded: Vec::new(), heads: Vec::with_capacity(messages.len()) };
         for (n, message) in messages.iter().enumerate() {
-            let before = n.checked_sub(1).map(|before| &messages[before]);
-            let alike = |before: &Outgoing<'_>| {
-                (before.headers, before.priority) == (message.headers, message.priority)
-            };
-            if before.is_some_and(alike) {
+            let kind = |n: usize| (messages[n].headers, messages[n].priority, due[n]);
+            if n > 0 && kind(n - 1) == kind(n) {
                 all.heads.push(all.heads[n - 1].clone());
                 continue;
             }
             let start = all.encoded.len();
-            let info = head(message).encode_head(&mut all.encoded);
+            let info = head(message, due[n]).encode_head(&mut all.encoded);
             all.heads.push((info, start..all.encoded.len()));
         }
         all

@@ -55,7 +55,7 @@ use maintenance::Maintenance;
 use state::State;
 
 pub use close::Closed;
-pub(crate) use insert::Outgoing;
+pub(crate) use insert::{Due, Outgoing};
 pub(crate) use read::Content;
 pub(crate) use salvage::check_empty;
 pub use settle::Fate;

@@ -206,7 +206,7 @@ impl Replay {
     }
 
     fn insert(&mut self, head: &InsertHead<'_>, first_id: u64, start: Position) -> Result<()> {
-        if head.not_before.is_some() || head.expiry.is_some() || head.group.is_some() {
+        if head.expiry.is_some() || head.group.is_some() {
             return Err(newer("a message with fields of a later feature"));
         }
         let mut id = first_id;
@@ -214,8 +214,13 @@ impl Replay {
             if !self.state.queues.contains_key(&queue) && !self.removed.contains(&queue) {
                 self.add_unnamed(queue, first_id);
             }
+            let is_deleted = self.state.is_deleted(id);
             if let Some(entry) = self.state.queues.get_mut(&queue) {
                 entry.add_lane(priority, first_id);
+                // What became of it since is in the records that follow.
+                if let Some(due) = head.not_before.filter(|_| !is_deleted) {
+                    entry.touched.put(id, Entry::delayed(priority, 0, due));
+                }
             }
             self.count(queue, start, 1);
             id += 1;
@@ -278,7 +283,8 @@ impl Replay {
 fn entry_of(place: Place, priority: u8, attempts: u32, due: u64, reason: &str) -> Entry {
     match place {
         Place::InFlight => Entry::in_flight(priority, attempts, 0, None),
-        Place::GivenBack => Entry::given_back(priority, attempts),
+        // It may have been delayed until then.
+        Place::GivenBack => Entry { due_ms: due, ..Entry::given_back(priority, attempts) },
         Place::Delayed => Entry::delayed(priority, attempts, due),
         Place::Buried => Entry::buried(priority, attempts, reason),
     }

@@ -290,6 +290,7 @@ impl Salvage<'_> {
         let copy = InsertHead {
             targets: Targets::One(Target { queue: queue.id, priority }),
             origin: Some(head.origin.unwrap_or(from)),
+            not_before: head.not_before,
             headers: head.headers,
             ..InsertHead::plain(head.time_ms, queue.id, priority)
         };

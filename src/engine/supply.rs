@@ -19,6 +19,9 @@ const SPARE_LOG_BYTES: u64 = 64 << 10;
 /// segment, if that is less.
 const SPARE_CURSOR_BYTES: u64 = 64 << 10;
 
+/// What a touched message takes in a cursor, roughly, in bytes.
+const CURSOR_ENTRY_BYTES: u64 = 16;
+
 impl Engine {
     /// Makes the next pages present, or a segment ready, or what is held back, if that is wanted. Whether there may be
     /// more to do.
@@ -77,9 +80,11 @@ impl Engine {
         let quarter = self.settings.segment_bytes / 4;
         let state = self.lock_state();
         let messages: u64 = state.segments.iter().map(|s| s.messages).sum();
+        let touched: u64 = state.queues.values().map(|queue| queue.touched.len()).sum();
         // What is deleted in a segment takes at most a bit for each message, what is touched as much again as now. Two
         // cursors of that size are kept, and another one is written; there are two spares for all of them.
-        let cursors = SPARE_CURSOR_BYTES.min(quarter) + 3 * (messages / 8 + state.cursor_bytes);
+        let cursor = state.cursor_bytes.max(touched * CURSOR_ENTRY_BYTES);
+        let cursors = SPARE_CURSOR_BYTES.min(quarter) + 3 * (messages / 8 + cursor);
         let sealed = state.segments.iter().filter(|s| s.segment.is_sealed());
         let sealed = sealed.map(|s| u64::from(s.segment.end())).max();
         let active = self.log.tail().active_bytes().0;

@@ -14,7 +14,7 @@ use super::scratch::with_scratch;
 use super::state::{Located, QueueEntry, State};
 use super::{Content, Engine, HeldBy, QueueShared, removed};
 use crate::clock::{Now, real_now};
-use crate::dispatch::{Entry, Place};
+use crate::dispatch::{Entry, Place, Turn};
 use crate::error::{Error, Result};
 use crate::format::position::Position;
 use crate::format::record::SET;
@@ -47,10 +47,12 @@ pub(crate) struct Peeked {
 struct Candidate {
     id: u64,
     priority: u8,
-    /// Attempts used before this one; None if nobody has touched it yet.
-    attempts: Option<u32>,
+    /// Attempts used before this one.
+    attempts: u32,
     segment: Arc<Segment>,
     offset: u32,
+    /// Its turn among the touched ones; None if nobody has touched it yet.
+    turn: Option<Turn>,
     /// The delivery's; 0 until it is in flight.
     token: u64,
 }
@@ -58,7 +60,7 @@ struct Candidate {
 impl Candidate {
     /// Which attempt its delivery would be.
     fn attempt(&self) -> u32 {
-        self.attempts.unwrap_or(0).saturating_add(1)
+        self.attempts.saturating_add(1)
     }
 
     /// What the messages of one record have in common: the attempt that their deliveries would be, and their priority.
@@ -242,13 +244,13 @@ impl Engine {
         while chosen.len() < max {
             match self.next_candidate(state, queue, visible, behind) {
                 Ok(Some(candidate)) => {
-                    let used = candidate.attempts.unwrap_or(0);
+                    let used = candidate.attempts;
                     if max_attempts.is_some_and(|most| used >= most) {
                         detour = Some(Detour::Exhausted { id: candidate.id });
                         break;
                     }
-                    if candidate.attempts.is_some() {
-                        behind = Some((candidate.priority, candidate.id));
+                    if candidate.turn.is_some() {
+                        behind = candidate.turn;
                     } else if let Some(lane) = state.lane(queue.id, candidate.priority) {
                         lane.consume();
                     }
@@ -290,30 +292,61 @@ impl Engine {
         state: &mut State,
         queue: &QueueShared,
         visible: Position,
-        behind: Option<(u8, u64)>,
+        mut behind: Option<Turn>,
     ) -> std::result::Result<Option<Candidate>, Detour> {
-        let touched = state.queues.get(&queue.id).map(|entry| &entry.touched);
-        let ready = touched.and_then(|touched| touched.next_ready(behind));
-        let above = ready.map_or(0, |(priority, _)| priority + 1);
+        loop {
+            let touched = state.queues.get(&queue.id).map(|entry| &entry.touched);
+            let ready = touched.and_then(|touched| touched.next_ready(behind));
+            let above = ready.map_or(0, |turn| turn.priority() + 1);
+            if let Some(untouched) = self.next_untouched(state, queue, visible, above)? {
+                return Ok(Some(untouched));
+            }
+            let Some(turn) = ready else { return Ok(None) };
+            let candidate = self.touched_candidate(state, queue, turn)?;
+            let at = Position::new(candidate.segment.number, candidate.offset);
+            // One that was delayed may be due before it may be seen.
+            if candidate.attempts > 0 || at < visible {
+                return Ok(Some(candidate));
+            }
+            behind = Some(turn);
+        }
+    }
+
+    /// The next message of priority `above` or higher that nobody has touched.
+    fn next_untouched(
+        &self,
+        state: &mut State,
+        queue: &QueueShared,
+        visible: Position,
+        above: u8,
+    ) -> std::result::Result<Option<Candidate>, Detour> {
         loop {
             match state.lane_head(queue.id, above, &self.log, visible) {
-                None => break,
                 Some((priority, Head::Message { id, offset, segment })) => {
-                    let (attempts, token) = (None, 0);
-                    return Ok(Some(Candidate { id, priority, attempts, segment, offset, token }));
+                    let (attempts, turn, token) = (0, None, 0);
+                    let found = Candidate { id, priority, attempts, segment, offset, turn, token };
+                    return Ok(Some(found));
                 }
                 Some((_, Head::NeedsIndex(segment))) => return Err(Detour::Index(segment)),
                 Some((_, Head::Rolled)) => state.absorb(&mut self.log.tail()),
-                Some((_, Head::Empty)) => break,
+                None | Some((_, Head::Empty)) => return Ok(None),
             }
         }
-        let Some((priority, id)) = ready else { return Ok(None) };
+    }
+
+    fn touched_candidate(
+        &self,
+        state: &mut State,
+        queue: &QueueShared,
+        turn: Turn,
+    ) -> std::result::Result<Candidate, Detour> {
+        let (id, priority) = (turn.id, turn.priority());
         loop {
             match state.locate(Lane { queue: queue.id, priority }, id, &self.log) {
                 Located::At { segment, offset } => {
                     let attempts = touched_attempts(state, queue, id);
-                    let token = 0;
-                    return Ok(Some(Candidate { id, priority, attempts, segment, offset, token }));
+                    let (turn, token) = (Some(turn), 0);
+                    return Ok(Candidate { id, priority, attempts, segment, offset, turn, token });
                 }
                 Located::NeedsIndex(segment) => return Err(Detour::Index(segment)),
                 Located::Rolled => state.absorb(&mut self.log.tail()),
@@ -442,8 +475,9 @@ fn make_in_flight(
     queue.set_timer(now);
 }
 
-fn touched_attempts(state: &State, queue: &QueueShared, id: u64) -> Option<u32> {
-    Some(state.queues.get(&queue.id)?.touched.get(id)?.attempts)
+fn touched_attempts(state: &State, queue: &QueueShared, id: u64) -> u32 {
+    let entry = state.queues.get(&queue.id).and_then(|queue| queue.touched.get(id));
+    entry.map_or(0, |entry| entry.attempts)
 }
 
 pub(super) fn queue_mut<'a>(
@@ -455,7 +489,7 @@ pub(super) fn queue_mut<'a>(
 
 /// Puts back at the head of their lanes what was chosen from there.
 fn unread(state: &mut State, queue: &QueueShared, chosen: &[Candidate]) {
-    for candidate in chosen.iter().filter(|candidate| candidate.attempts.is_none()) {
+    for candidate in chosen.iter().filter(|candidate| candidate.turn.is_none()) {
         if let Some(lane) = state.lane(queue.id, candidate.priority) {
             lane.rewind(candidate.id);
         }

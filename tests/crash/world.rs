@@ -41,6 +41,11 @@ impl Content {
         Content { priority: (tag % 3) as u8, header, ..plain }
     }
 
+    /// For how long the message is delayed.
+    pub fn delay_ms(&self) -> u64 {
+        if self.header.is_some_and(|number| number % 8 == 0) { 700 } else { 0 }
+    }
+
     pub fn delivered(delivery: &Delivery) -> Content {
         let header = delivery.headers().get(HEADER).and_then(|value| value.as_integer());
         let plain = Content::of(delivery.payload());
@@ -49,7 +54,8 @@ impl Content {
 
     /// The message with this content.
     pub fn message<'a>(&self, payload: &'a [u8]) -> millpond::Message<'a> {
-        let message = millpond::Message::new(payload).priority(self.priority);
+        let delay = Duration::from_millis(self.delay_ms());
+        let message = millpond::Message::new(payload).priority(self.priority).delay(delay);
         match self.header {
             Some(number) => message.header(HEADER, number),
             None => message,
@@ -86,6 +92,8 @@ pub struct Message {
     pub content: Content,
     pub attempts: u32,
     pub place: Place,
+    /// When its delay was or will be over, by the wall clock; 0 if it was not delayed since it was last delivered.
+    pub due: u64,
     /// Which delivery of the workload may settle it.
     pub token: u64,
 }
@@ -128,6 +136,8 @@ pub struct Queue {
     pub messages: BTreeMap<u64, Message>,
 }
 
+type Turn = (Reverse<u8>, bool, u64, u64);
+
 /// The time on both clocks, in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Time {
@@ -136,13 +146,22 @@ pub struct Time {
 }
 
 impl Queue {
-    /// What can be delivered, and when it is its turn: by falling priority, of equals first those given back.
-    fn deliverable(&self) -> impl Iterator<Item = ((Reverse<u8>, bool, u64), &Message)> {
+    /// What can be delivered, and when it is its turn: by falling priority; of equals first those given back, then those
+    /// that were delayed, by due time.
+    fn deliverable(&self) -> impl Iterator<Item = (Turn, &Message)> {
         self.messages.iter().filter_map(|(id, m)| {
             let untouched = m.place == Place::Untouched;
-            let turn = (Reverse(m.content.priority), untouched, *id);
+            let turn = (Reverse(m.content.priority), untouched, m.due, *id);
             (untouched || m.place == Place::GivenBack).then_some((turn, m))
         })
+    }
+
+    /// What nobody has touched, in order.
+    pub fn untouched(&self) -> Vec<u64> {
+        let untouched = self.deliverable().filter(|(_, m)| m.place == Place::Untouched);
+        let mut turns: Vec<Turn> = untouched.map(|(turn, _)| turn).collect();
+        turns.sort_unstable();
+        turns.into_iter().map(|(_, _, _, id)| id).collect()
     }
 
     pub fn ids_at(&self, place: fn(Place) -> bool) -> Vec<u64> {
@@ -169,7 +188,7 @@ impl Queue {
 
     /// The message that must leave the queue before anything of it is delivered.
     pub fn first_exhausted(&self) -> Option<u64> {
-        let ((_, _, id), message) = self.deliverable().min_by_key(|(turn, _)| *turn)?;
+        let ((_, _, _, id), message) = self.deliverable().min_by_key(|(turn, _)| *turn)?;
         self.rules.exhausted(message.attempts).then_some(id)
     }
 
@@ -177,12 +196,12 @@ impl Queue {
         self.messages.get(&id).is_some_and(|m| self.rules.exhausted(m.attempts))
     }
 
-    /// What a get of up to `max` takes once nothing exhausted stands in front.
-    pub fn next(&self, max: usize) -> Vec<u64> {
-        let mut all: Vec<_> = self.deliverable().collect();
+    /// What a get of up to `max` takes once nothing exhausted stands in front, of what may be seen.
+    pub fn next(&self, max: usize, is_visible: impl Fn(u64) -> bool) -> Vec<u64> {
+        let mut all: Vec<_> = self.deliverable().filter(|(turn, _)| is_visible(turn.3)).collect();
         all.sort_unstable_by_key(|(turn, _)| *turn);
         let fresh = all.iter().take_while(|(_, m)| !self.rules.exhausted(m.attempts));
-        fresh.map(|((_, _, id), _)| *id).take(max).collect()
+        fresh.map(|((_, _, _, id), _)| *id).take(max).collect()
     }
 }
 
@@ -201,8 +220,8 @@ impl World {
     }
 
     pub fn insert(&mut self, queue: &'static str, id: u64, content: Content) {
-        let message =
-            Message { origin: id, content, attempts: 0, place: Place::Untouched, token: 0 };
+        let (place, due) = (Place::Untouched, 0);
+        let message = Message { origin: id, content, attempts: 0, place, due, token: 0 };
         self.queue_mut(queue).messages.insert(id, message);
     }
 
@@ -221,7 +240,8 @@ impl World {
             return false;
         };
         if let Some(message) = from.messages.remove(&id) {
-            let moved = Message { attempts: 0, place: Place::Untouched, token: 0, ..message };
+            let place = Place::Untouched;
+            let moved = Message { attempts: 0, place, due: 0, token: 0, ..message };
             self.queue_mut(target).messages.insert(new_id, moved);
         }
         true
@@ -230,7 +250,8 @@ impl World {
     /// Puts a message that was settled where it belongs.
     pub fn put(&mut self, queue: &'static str, id: u64, attempts: u32, place: Place) {
         if let Some(message) = self.queue_mut(queue).messages.get_mut(&id) {
-            *message = Message { attempts, place, token: 0, ..message.clone() };
+            let due = if let Place::Delayed(due) = place { due } else { 0 };
+            *message = Message { attempts, place, due, token: 0, ..message.clone() };
         }
     }
 
@@ -292,7 +313,7 @@ impl World {
                 self.retire(name, id, new_id);
                 continue;
             }
-            let ids = self.queue(name).next(usize::MAX);
+            let ids = self.queue(name).next(usize::MAX, |_| true);
             if ids.is_empty() {
                 return;
             }

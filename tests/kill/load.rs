@@ -80,6 +80,16 @@ pub fn priority(queue: u8, key: u64) -> u8 {
     if queue == SINGLE { 0 } else { (key % PRIORITIES as u64) as u8 }
 }
 
+/// For how long the message of that name is delayed; only where others may overtake it.
+fn delay_ms(queue: u8, key: u64) -> u64 {
+    if queue == 2 && key.is_multiple_of(5) { 1 + key % 7 } else { 0 }
+}
+
+/// Whether the message of that name comes when it is due, and not in the order of the inserts.
+pub fn is_delayed(queue: u8, key: u64) -> bool {
+    delay_ms(queue, key) > 0
+}
+
 /// Every fourth message has its name in a header too.
 fn has_header(key: u64) -> bool {
     key.is_multiple_of(4)
@@ -87,7 +97,8 @@ fn has_header(key: u64) -> bool {
 
 /// What is inserted for these bytes.
 pub fn message(queue: u8, key: u64, payload: &[u8]) -> Message<'_> {
-    let message = Message::new(payload).priority(priority(queue, key));
+    let delay = Duration::from_millis(delay_ms(queue, key));
+    let message = Message::new(payload).priority(priority(queue, key)).delay(delay);
     if has_header(key) { message.header("name", key as i64) } else { message }
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use crate::journal::{Kind, Record};
-use crate::load::{PRIORITIES, QUEUES, SINGLE, priority};
+use crate::load::{PRIORITIES, QUEUES, SINGLE, is_delayed, priority};
 
 /// A message that may be in the store.
 #[derive(Clone, Copy, Debug)]
@@ -284,6 +284,9 @@ impl Model {
     }
 
     fn note_delivered(&mut self, queue: u8, key: u64, id: u64) {
+        if is_delayed(queue, key) {
+            return;
+        }
         let highest = &mut self.highest[queue as usize][priority(queue, key) as usize];
         *highest = id.max(*highest);
     }
@@ -293,7 +296,9 @@ impl Model {
     fn check_order(&self, seen: &[Seen]) -> Checked {
         let mut last = self.highest;
         let mut lowest = [u8::MAX; QUEUES.len()];
-        for seen in seen.iter().filter(|seen| !self.live[&seen.key].touched) {
+        let in_order =
+            |seen: &&Seen| !self.live[&seen.key].touched && !is_delayed(seen.queue, seen.key);
+        for seen in seen.iter().filter(in_order) {
             let (queue, priority) = (seen.queue as usize, priority(seen.queue, seen.key));
             let last = &mut last[queue][priority as usize];
             if seen.id <= *last || priority > lowest[queue] {

@@ -14,7 +14,8 @@ use world::{NAMES, World};
 #[derive(Clone, Debug)]
 enum Op {
     Insert { queue: usize, bytes: usize, priority: u8, headers: usize },
-    InsertBatch { queue: usize, count: usize, priority: u8 },
+    InsertBatch { queue: usize, count: usize, priority: u8, delay: u64 },
+    InsertDelayed { queue: usize, priority: u8, delay: u64 },
     Get { queue: usize, max: Option<usize> },
     Peek { queue: usize },
     Delete { which: usize },
@@ -73,8 +74,11 @@ fn messages() -> impl Strategy<Value = Op> {
     prop_oneof![
         8 => (a_queue(), a_size(), a_priority(), prop_oneof![4 => Just(0), 1 => 1usize..4])
             .prop_map(|(queue, bytes, priority, headers)| Op::Insert { queue, bytes, priority, headers }),
-        2 => (a_queue(), 0usize..5, a_priority())
-            .prop_map(|(queue, count, priority)| Op::InsertBatch { queue, count, priority }),
+        2 => (a_queue(), 0usize..5, a_priority(), prop_oneof![3 => Just(0), 1 => a_time()]).prop_map(
+            |(queue, count, priority, delay)| Op::InsertBatch { queue, count, priority, delay },
+        ),
+        2 => (a_queue(), a_priority(), a_time())
+            .prop_map(|(queue, priority, delay)| Op::InsertDelayed { queue, priority, delay }),
         6 => a_queue().prop_map(|queue| Op::Get { queue, max: None }),
         3 => (a_queue(), 1usize..6).prop_map(|(queue, max)| Op::Get { queue, max: Some(max) }),
         1 => a_queue().prop_map(|queue| Op::Peek { queue }),
@@ -110,8 +114,11 @@ fn apply(world: &mut World, op: &Op) {
         Op::Insert { queue, bytes, priority, headers } => {
             world.insert(NAMES[queue], bytes, priority, headers)
         }
-        Op::InsertBatch { queue, count, priority } => {
-            world.insert_batch(NAMES[queue], count, priority)
+        Op::InsertBatch { queue, count, priority, delay } => {
+            world.insert_batch(NAMES[queue], count, priority, delay)
+        }
+        Op::InsertDelayed { queue, priority, delay } => {
+            world.insert_delayed(NAMES[queue], priority, delay)
         }
         Op::Get { queue, max } => world.get(NAMES[queue], max),
         Op::Peek { queue } => world.peek(NAMES[queue]),

@@ -114,14 +114,16 @@ pub struct Model {
 }
 
 impl Queue {
-    /// The next one to go out: of the highest priority, and of those the given back ones first.
+    /// The next one to go out: of the highest priority, and of those the given back ones first, then those that were
+    /// delayed, by due time.
     pub fn first(&self) -> Option<Seq> {
         let ready = self
             .messages
             .iter()
             .filter(|(_, m)| matches!(m.place, Place::GivenBack | Place::Untouched));
-        let turn =
-            |(seq, m): &(&Seq, &Message)| (Reverse(m.priority), m.place != Place::GivenBack, **seq);
+        let turn = |(seq, m): &(&Seq, &Message)| {
+            (Reverse(m.priority), m.place != Place::GivenBack, m.was_due, **seq)
+        };
         ready.min_by_key(turn).map(|(seq, _)| *seq)
     }
 
@@ -200,9 +202,15 @@ impl Model {
         payload: Vec<u8>,
         priority: u8,
         headers: Headers,
+        delay: u64,
     ) -> Seq {
         let origin = self.next_seq;
-        self.insert_as(name, payload, priority, headers, origin)
+        let seq = self.insert_as(name, payload, priority, headers, origin);
+        if delay > 0 {
+            let message = self.queues.get_mut(name).unwrap().messages.get_mut(&seq);
+            message.unwrap().place = Place::Delayed(self.wall + delay);
+        }
+        seq
     }
 
     fn insert_as(
@@ -269,6 +277,7 @@ impl Model {
             message.place = Place::InFlight(deadline);
             message.attempts += 1;
             message.holder = Some(token);
+            message.was_due = None;
             taken.push(Held { queue: name, incarnation, seq, token });
         }
         taken

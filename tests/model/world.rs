@@ -99,22 +99,38 @@ impl World {
         let headers: Headers = KEYS.into_iter().take(headers).zip(self.count as i64..).collect();
         let message = headers.iter().fold(Message::new(&payload), |m, (k, v)| m.header(*k, *v));
         let id = queue.insert(message.priority(priority)).unwrap().as_u64();
-        let seq = self.model.insert(name, payload, priority, headers);
+        let seq = self.model.insert(name, payload, priority, headers, 0);
         self.new_id(name, seq, id);
     }
 
-    /// Every other message of the batch has this priority.
-    pub fn insert_batch(&mut self, name: &'static str, count: usize, priority: u8) {
+    pub fn insert_delayed(&mut self, name: &'static str, priority: u8, delay: u64) {
+        let queue = self.queue(name);
+        let payload = self.payload(20);
+        let message = Message::new(&payload).priority(priority);
+        let message = if delay.is_multiple_of(2) {
+            message.delay(ms(delay))
+        } else {
+            message.not_before(UNIX_EPOCH + ms(self.model.wall + delay))
+        };
+        let id = queue.insert(message).unwrap().as_u64();
+        let seq = self.model.insert(name, payload, priority, Vec::new(), delay);
+        self.new_id(name, seq, id);
+    }
+
+    /// Every other message of the batch has this priority, and the others this delay.
+    pub fn insert_batch(&mut self, name: &'static str, count: usize, priority: u8, delay: u64) {
         let queue = self.queue(name);
         let priority = |n: usize| if n.is_multiple_of(2) { priority } else { 0 };
+        let delay = |n: usize| if n.is_multiple_of(2) { 0 } else { delay };
         let payloads: Vec<Vec<u8>> = (0..count).map(|n| self.payload(n * 7)).collect();
         let messages = payloads.iter().enumerate();
-        let messages = messages.map(|(n, payload)| Message::new(payload).priority(priority(n)));
+        let messages = messages
+            .map(|(n, payload)| Message::new(payload).priority(priority(n)).delay(ms(delay(n))));
         let ids = queue.insert_batch(messages).unwrap();
         assert_eq!(ids.len(), count);
         assert!(ids.windows(2).all(|pair| pair[0].as_u64() + 1 == pair[1].as_u64()));
         for (n, (id, payload)) in ids.iter().zip(payloads).enumerate() {
-            let seq = self.model.insert(name, payload, priority(n), Vec::new());
+            let seq = self.model.insert(name, payload, priority(n), Vec::new(), delay(n));
             self.new_id(name, seq, id.as_u64());
         }
     }
