@@ -76,7 +76,8 @@ impl<'a> Message<'a> {
     }
 
     /// How urgent it is, from 0, the default, to 9. Of the messages that are ready those of higher priority are got first;
-    /// among equals those that were given back, and then the others in the order of their inserts.
+    /// among equals those that were given back, then those whose delay is over, and then the others in the order of their
+    /// inserts.
     pub fn priority(mut self, priority: u8) -> Message<'a> {
         self.priority = priority;
         self

@@ -98,8 +98,8 @@ impl Queue {
     /// Gets the next message; waits for one, without using the CPU. Ends only with an error: when the store is closed
     /// or poisoned, or the queue removed.
     ///
-    /// Those of higher priority come first; among equals those that were given back, and then the others in the order of
-    /// their inserts.
+    /// Those of higher priority come first; among equals those that were given back, then those whose delay is over, by
+    /// due time, and then the others in the order of their inserts.
     #[doc(alias = "pop")]
     #[doc(alias = "recv")]
     #[doc(alias = "receive")]
