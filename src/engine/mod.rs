@@ -8,6 +8,7 @@ mod background;
 mod backup;
 mod catalog;
 mod checkpoint;
+mod choose;
 mod close;
 mod compact;
 mod dead_letter;

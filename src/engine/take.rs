@@ -1,27 +1,25 @@
-//! Getting messages: which one is next, and handing it out.
+//! Getting messages: handing out those that are next.
 //!
-//! Under the dispatch lock the next messages are chosen and the record that they are in flight is appended; their
-//! bytes are read and verified afterwards, outside of the locks. A message whose bytes are damaged is deleted, and
-//! the next one taken: it can never be delivered, and must not stand in the way of the others.
+//! Under the dispatch lock the next messages are [chosen](super::choose) and the record that they are in flight is
+//! appended; their bytes are read and verified afterwards, outside of the locks. A message whose bytes are damaged is
+//! deleted, and the next one taken: it can never be delivered, and must not stand in the way of the others.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::lane::Head;
+use super::choose::{Candidate, Detour, unread};
 use super::scratch::with_scratch;
-use super::state::{Located, QueueEntry, State};
+use super::state::{QueueEntry, State};
 use super::{Content, Engine, HeldBy, QueueShared, removed};
 use crate::clock::{Now, real_now};
-use crate::dispatch::{Entry, Place, Turn};
+use crate::dispatch::{Entry, Place};
 use crate::error::{Error, Result};
-use crate::format::position::Position;
 use crate::format::record::SET;
 use crate::format::record::settle::{Placed, encode_set};
 use crate::lock::Guard;
-use crate::log::{Draft, Lane, Purpose, Refused, Segment};
-use crate::options::Durability;
+use crate::log::{Draft, Lane, Purpose, Refused};
 use crate::sync::atomic::Ordering;
 
 /// What a get of one message needs no memory for.
@@ -41,46 +39,6 @@ pub(crate) struct Peeked {
     pub id: u64,
     pub attempt: u32,
     pub content: Content,
-}
-
-/// A message that is next.
-struct Candidate {
-    id: u64,
-    priority: u8,
-    /// Attempts used before this one.
-    attempts: u32,
-    segment: Arc<Segment>,
-    offset: u32,
-    /// Its turn among the touched ones; None if nobody has touched it yet.
-    turn: Option<Turn>,
-    /// The delivery's; 0 until it is in flight.
-    token: u64,
-}
-
-impl Candidate {
-    /// Which attempt its delivery would be.
-    fn attempt(&self) -> u32 {
-        self.attempts.saturating_add(1)
-    }
-
-    /// What the messages of one record have in common: the attempt that their deliveries would be, and their priority.
-    fn kind(&self) -> (u32, u8) {
-        (self.attempt(), self.priority)
-    }
-}
-
-/// What must be done outside of the locks before it is known which message is next.
-enum Detour {
-    Index(Arc<Segment>),
-    Room(Refused),
-    /// This message's attempts are used up.
-    Exhausted {
-        id: u64,
-    },
-    /// This message's frame cannot be found.
-    Lost {
-        id: u64,
-    },
 }
 
 impl Engine {
@@ -236,36 +194,7 @@ impl Engine {
         let Some(entry) = state.queues.get(&queue.id) else { return Ok((Few::new(), None)) };
         let max_attempts = entry.options.max_attempts;
         let deadline = entry.options.lease.and_then(|lease| now.mono.checked_add(lease));
-        let visible = self.visible(queue);
-        let mut chosen: Few<Candidate> = Few::new();
-        // The last one chosen that was given back before.
-        let mut behind = None;
-        let mut detour = None;
-        while chosen.len() < max {
-            match self.next_candidate(state, queue, visible, behind) {
-                Ok(Some(candidate)) => {
-                    let used = candidate.attempts;
-                    if max_attempts.is_some_and(|most| used >= most) {
-                        detour = Some(Detour::Exhausted { id: candidate.id });
-                        break;
-                    }
-                    if candidate.turn.is_some() {
-                        behind = candidate.turn;
-                    } else if let Some(lane) = state.lane(queue.id, candidate.priority) {
-                        lane.consume();
-                    }
-                    chosen.push(candidate);
-                }
-                Ok(None) => break,
-                Err(found) => {
-                    detour = Some(found);
-                    break;
-                }
-            }
-        }
-        if let Some(detour) = detour.filter(|_| chosen.is_empty()) {
-            return Err(detour);
-        }
+        let mut chosen = self.choose(state, queue, max, max_attempts)?;
         if chosen.is_empty() {
             return Ok((chosen, None));
         }
@@ -275,84 +204,6 @@ impl Engine {
         }
         make_in_flight(state, queue, &mut chosen, deadline, now);
         Ok((chosen, deadline))
-    }
-
-    /// Before which position messages of this queue may be seen: under `Sync`, only what is durable.
-    fn visible(&self, queue: &QueueShared) -> Position {
-        match queue.durability() {
-            Durability::Sync => self.log.synced_through(),
-            _ => Position::from_u64(u64::MAX),
-        }
-    }
-
-    /// The message after those already chosen, of which `behind` is the last that was given back before: first come
-    /// those given back, but for untouched ones of higher priority.
-    fn next_candidate(
-        &self,
-        state: &mut State,
-        queue: &QueueShared,
-        visible: Position,
-        mut behind: Option<Turn>,
-    ) -> std::result::Result<Option<Candidate>, Detour> {
-        loop {
-            let touched = state.queues.get(&queue.id).map(|entry| &entry.touched);
-            let ready = touched.and_then(|touched| touched.next_ready(behind));
-            let above = ready.map_or(0, |turn| turn.priority() + 1);
-            if let Some(untouched) = self.next_untouched(state, queue, visible, above)? {
-                return Ok(Some(untouched));
-            }
-            let Some(turn) = ready else { return Ok(None) };
-            let candidate = self.touched_candidate(state, queue, turn)?;
-            let at = Position::new(candidate.segment.number, candidate.offset);
-            // One that was delayed may be due before it may be seen.
-            if candidate.attempts > 0 || at < visible {
-                return Ok(Some(candidate));
-            }
-            behind = Some(turn);
-        }
-    }
-
-    /// The next message of priority `above` or higher that nobody has touched.
-    fn next_untouched(
-        &self,
-        state: &mut State,
-        queue: &QueueShared,
-        visible: Position,
-        above: u8,
-    ) -> std::result::Result<Option<Candidate>, Detour> {
-        loop {
-            match state.lane_head(queue.id, above, &self.log, visible) {
-                Some((priority, Head::Message { id, offset, segment })) => {
-                    let (attempts, turn, token) = (0, None, 0);
-                    let found = Candidate { id, priority, attempts, segment, offset, turn, token };
-                    return Ok(Some(found));
-                }
-                Some((_, Head::NeedsIndex(segment))) => return Err(Detour::Index(segment)),
-                Some((_, Head::Rolled)) => state.absorb(&mut self.log.tail()),
-                None | Some((_, Head::Empty)) => return Ok(None),
-            }
-        }
-    }
-
-    fn touched_candidate(
-        &self,
-        state: &mut State,
-        queue: &QueueShared,
-        turn: Turn,
-    ) -> std::result::Result<Candidate, Detour> {
-        let (id, priority) = (turn.id, turn.priority());
-        loop {
-            match state.locate(Lane { queue: queue.id, priority }, id, &self.log) {
-                Located::At { segment, offset } => {
-                    let attempts = touched_attempts(state, queue, id);
-                    let (turn, token) = (Some(turn), 0);
-                    return Ok(Candidate { id, priority, attempts, segment, offset, turn, token });
-                }
-                Located::NeedsIndex(segment) => return Err(Detour::Index(segment)),
-                Located::Rolled => state.absorb(&mut self.log.tail()),
-                Located::Gone => return Err(Detour::Lost { id }),
-            }
-        }
     }
 
     /// Records that these messages are in flight: one record for each number of attempts and priority, all in one run.
@@ -475,23 +326,9 @@ fn make_in_flight(
     queue.set_timer(now);
 }
 
-fn touched_attempts(state: &State, queue: &QueueShared, id: u64) -> u32 {
-    let entry = state.queues.get(&queue.id).and_then(|queue| queue.touched.get(id));
-    entry.map_or(0, |entry| entry.attempts)
-}
-
 pub(super) fn queue_mut<'a>(
     state: &'a mut State,
     queue: &QueueShared,
 ) -> Result<&'a mut QueueEntry> {
     state.queues.get_mut(&queue.id).ok_or_else(removed)
-}
-
-/// Puts back at the head of their lanes what was chosen from there.
-fn unread(state: &mut State, queue: &QueueShared, chosen: &[Candidate]) {
-    for candidate in chosen.iter().filter(|candidate| candidate.turn.is_none()) {
-        if let Some(lane) = state.lane(queue.id, candidate.priority) {
-            lane.rewind(candidate.id);
-        }
-    }
 }

@@ -1,0 +1,191 @@
+//! Which messages are next: decided under the dispatch lock, from memory alone.
+//!
+//! Two sources meet here: those that were given back or delayed, by their turn, and the lanes of those that nobody has
+//! touched, by priority and age. What memory does not know is left to a [`Detour`], which the caller takes without the
+//! lock before it asks again. Nothing is recorded here.
+
+use std::sync::Arc;
+
+use super::lane::Head;
+use super::state::{Located, State};
+use super::take::Few;
+use super::{Engine, QueueShared};
+use crate::dispatch::Turn;
+use crate::format::position::Position;
+use crate::log::{Lane, Refused, Segment};
+use crate::options::Durability;
+
+/// A message that is next.
+pub(super) struct Candidate {
+    pub id: u64,
+    pub priority: u8,
+    /// Attempts used before this one.
+    pub attempts: u32,
+    pub segment: Arc<Segment>,
+    pub offset: u32,
+    /// Its turn among the touched ones; None if nobody has touched it yet.
+    pub turn: Option<Turn>,
+    /// The delivery's; 0 until it is in flight.
+    pub token: u64,
+}
+
+impl Candidate {
+    /// Which attempt its delivery would be.
+    pub fn attempt(&self) -> u32 {
+        self.attempts.saturating_add(1)
+    }
+
+    /// What the messages of one record have in common: the attempt that their deliveries would be, and their priority.
+    pub fn kind(&self) -> (u32, u8) {
+        (self.attempt(), self.priority)
+    }
+}
+
+/// What must be done outside of the locks before it is known which message is next.
+pub(super) enum Detour {
+    Index(Arc<Segment>),
+    Room(Refused),
+    /// This message's attempts are used up.
+    Exhausted {
+        id: u64,
+    },
+    /// This message's frame cannot be found.
+    Lost {
+        id: u64,
+    },
+}
+
+impl Engine {
+    /// The next messages, up to `max`; a detour only if it stands before the first of them.
+    pub(super) fn choose(
+        &self,
+        state: &mut State,
+        queue: &QueueShared,
+        max: usize,
+        max_attempts: Option<u32>,
+    ) -> std::result::Result<Few<Candidate>, Detour> {
+        let visible = self.visible(queue);
+        let mut chosen: Few<Candidate> = Few::new();
+        // The last one chosen that was given back before.
+        let mut behind = None;
+        let mut detour = None;
+        while chosen.len() < max {
+            match self.next_candidate(state, queue, visible, behind) {
+                Ok(Some(candidate)) => {
+                    let used = candidate.attempts;
+                    if max_attempts.is_some_and(|most| used >= most) {
+                        detour = Some(Detour::Exhausted { id: candidate.id });
+                        break;
+                    }
+                    if candidate.turn.is_some() {
+                        behind = candidate.turn;
+                    } else if let Some(lane) = state.lane(queue.id, candidate.priority) {
+                        lane.consume();
+                    }
+                    chosen.push(candidate);
+                }
+                Ok(None) => break,
+                Err(found) => {
+                    detour = Some(found);
+                    break;
+                }
+            }
+        }
+        match detour.filter(|_| chosen.is_empty()) {
+            Some(detour) => Err(detour),
+            None => Ok(chosen),
+        }
+    }
+
+    /// Before which position messages of this queue may be seen: under `Sync`, only what is durable.
+    pub(super) fn visible(&self, queue: &QueueShared) -> Position {
+        match queue.durability() {
+            Durability::Sync => self.log.synced_through(),
+            _ => Position::from_u64(u64::MAX),
+        }
+    }
+
+    /// The message after those already chosen, of which `behind` is the last that was given back before: first come
+    /// those given back, but for untouched ones of higher priority.
+    pub(super) fn next_candidate(
+        &self,
+        state: &mut State,
+        queue: &QueueShared,
+        visible: Position,
+        mut behind: Option<Turn>,
+    ) -> std::result::Result<Option<Candidate>, Detour> {
+        loop {
+            let touched = state.queues.get(&queue.id).map(|entry| &entry.touched);
+            let ready = touched.and_then(|touched| touched.next_ready(behind));
+            let above = ready.map_or(0, |turn| turn.priority() + 1);
+            if let Some(untouched) = self.next_untouched(state, queue, visible, above)? {
+                return Ok(Some(untouched));
+            }
+            let Some(turn) = ready else { return Ok(None) };
+            let candidate = self.touched_candidate(state, queue, turn)?;
+            let at = Position::new(candidate.segment.number, candidate.offset);
+            // One that was delayed may be due before it may be seen.
+            if candidate.attempts > 0 || at < visible {
+                return Ok(Some(candidate));
+            }
+            behind = Some(turn);
+        }
+    }
+
+    /// The next message of priority `above` or higher that nobody has touched.
+    fn next_untouched(
+        &self,
+        state: &mut State,
+        queue: &QueueShared,
+        visible: Position,
+        above: u8,
+    ) -> std::result::Result<Option<Candidate>, Detour> {
+        loop {
+            match state.lane_head(queue.id, above, &self.log, visible) {
+                Some((priority, Head::Message { id, offset, segment })) => {
+                    let (attempts, turn, token) = (0, None, 0);
+                    let found = Candidate { id, priority, attempts, segment, offset, turn, token };
+                    return Ok(Some(found));
+                }
+                Some((_, Head::NeedsIndex(segment))) => return Err(Detour::Index(segment)),
+                Some((_, Head::Rolled)) => state.absorb(&mut self.log.tail()),
+                None | Some((_, Head::Empty)) => return Ok(None),
+            }
+        }
+    }
+
+    fn touched_candidate(
+        &self,
+        state: &mut State,
+        queue: &QueueShared,
+        turn: Turn,
+    ) -> std::result::Result<Candidate, Detour> {
+        let (id, priority) = (turn.id, turn.priority());
+        loop {
+            match state.locate(Lane { queue: queue.id, priority }, id, &self.log) {
+                Located::At { segment, offset } => {
+                    let attempts = touched_attempts(state, queue, id);
+                    let (turn, token) = (Some(turn), 0);
+                    return Ok(Candidate { id, priority, attempts, segment, offset, turn, token });
+                }
+                Located::NeedsIndex(segment) => return Err(Detour::Index(segment)),
+                Located::Rolled => state.absorb(&mut self.log.tail()),
+                Located::Gone => return Err(Detour::Lost { id }),
+            }
+        }
+    }
+}
+
+fn touched_attempts(state: &State, queue: &QueueShared, id: u64) -> u32 {
+    let entry = state.queues.get(&queue.id).and_then(|queue| queue.touched.get(id));
+    entry.map_or(0, |entry| entry.attempts)
+}
+
+/// Puts back at the head of their lanes what was chosen from there.
+pub(super) fn unread(state: &mut State, queue: &QueueShared, chosen: &[Candidate]) {
+    for candidate in chosen.iter().filter(|candidate| candidate.turn.is_none()) {
+        if let Some(lane) = state.lane(queue.id, candidate.priority) {
+            lane.rewind(candidate.id);
+        }
+    }
+}
