@@ -57,6 +57,7 @@ pub struct Message<'a> {
     payload: Cow<'a, [u8]>,
     priority: u8,
     due: Option<Due>,
+    ttl: Option<Duration>,
     /// None is none: most messages have no headers, and are to cost nothing for it.
     headers: Option<Box<HeaderList<'a>>>,
 }
@@ -100,6 +101,18 @@ impl<'a> Message<'a> {
         self
     }
 
+    /// How long the message is worth delivering, from its insert on and by the wall clock; from 1 ms. Without it, the
+    /// queue's [`ttl`](crate::QueueOptions::ttl) holds; with both, the shorter one.
+    ///
+    /// One that has expired is never delivered any more. It moves to the queue's dead letter queue, with the reason
+    /// "expired", or is deleted if there is none, and its space comes back, also when nobody gets from the queue. A
+    /// consumer that holds it by then may finish its work. Until the background has found it, it is counted among those
+    /// that wait.
+    pub fn ttl(mut self, ttl: Duration) -> Message<'a> {
+        self.ttl = Some(ttl);
+        self
+    }
+
     /// Adds a header, or gives one another value. Keys are text of 1 to 255 bytes; all headers of a message take at most
     /// 64 KiB. They come out in the order in which they were added.
     pub fn header(
@@ -134,11 +147,15 @@ impl<'a> Message<'a> {
     /// Whether there is nothing but a payload.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
-        self.priority == 0 && self.due.is_none() && self.headers.is_none()
+        self.priority == 0 && self.due.is_none() && self.ttl.is_none() && self.headers.is_none()
     }
 
     pub(crate) fn due(&self) -> Option<Due> {
         self.due
+    }
+
+    pub(crate) fn time_to_live(&self) -> Option<Duration> {
+        self.ttl
     }
 
     /// The priority, once it is known to be one.
@@ -214,7 +231,7 @@ impl From<String> for Message<'_> {
 
 impl<'a> From<Cow<'a, [u8]>> for Message<'a> {
     fn from(payload: Cow<'a, [u8]>) -> Self {
-        Message { payload, priority: 0, due: None, headers: None }
+        Message { payload, priority: 0, due: None, ttl: None, headers: None }
     }
 }
 
@@ -228,6 +245,7 @@ impl<'a> From<&'a Message<'_>> for Message<'a> {
             payload: Cow::Borrowed(&message.payload),
             priority: message.priority,
             due: message.due,
+            ttl: message.ttl,
             headers: message.headers.as_deref().map(borrowed),
         }
     }

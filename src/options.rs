@@ -90,6 +90,7 @@ pub struct QueueOptions {
     pub(crate) on_drop: OnDrop,
     pub(crate) dead_letter: Option<String>,
     pub(crate) durability: Option<Durability>,
+    pub(crate) ttl: Option<Duration>,
 }
 
 impl Default for QueueOptions {
@@ -101,6 +102,7 @@ impl Default for QueueOptions {
             on_drop: OnDrop::default(),
             dead_letter: None,
             durability: None,
+            ttl: None,
         }
     }
 }
@@ -157,12 +159,22 @@ impl QueueOptions {
         self
     }
 
+    /// How long messages are worth delivering that are inserted from now on: see [`Message::ttl`](crate::Message::ttl).
+    /// From 1 ms. Default: for ever.
+    pub fn ttl(mut self, ttl: Duration) -> QueueOptions {
+        self.ttl = Some(ttl);
+        self
+    }
+
     pub(crate) fn check(&self, queue: &str) -> Result<()> {
         if self.lease.is_some_and(|lease| lease < Duration::from_millis(1)) {
             return Err(Error::invalid("a lease must be at least 1 ms"));
         }
         if self.max_attempts == Some(0) {
             return Err(Error::invalid("max_attempts must be at least 1"));
+        }
+        if self.ttl.is_some_and(|ttl| ttl < Duration::from_millis(1)) {
+            return Err(Error::invalid("a time to live must be at least 1 ms"));
         }
         if let Some(name) = &self.dead_letter {
             check_queue_name(name)?;
@@ -269,7 +281,8 @@ mod tests {
             .backoff(Backoff::Fixed(Duration::from_secs(5)))
             .on_drop(OnDrop::Release)
             .dead_letter("dead")
-            .durability(Durability::Interval(Duration::from_millis(20)));
+            .durability(Durability::Interval(Duration::from_millis(20)))
+            .ttl(Duration::from_secs(60));
         assert_eq!(QueueOptions::decode(&options.encode().unwrap()), Some(options));
     }
 

@@ -184,7 +184,8 @@ impl Queue {
 
 fn outgoing<'a>(message: &'a Message<'_>, headers: &'a [u8]) -> Result<Outgoing<'a>> {
     let priority = message.checked_priority()?;
-    Ok(Outgoing { payload: message.payload(), headers, priority, due: message.due() })
+    let (due, ttl) = (message.due(), message.time_to_live());
+    Ok(Outgoing { payload: message.payload(), headers, priority, due, ttl })
 }
 
 impl fmt::Debug for Queue {

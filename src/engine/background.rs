@@ -81,8 +81,15 @@ impl Engine {
 /// All maintenance that there is to do. How long the thread may sleep then if nobody wakes it.
 fn maintain(engine: &Engine) -> Option<Duration> {
     while engine.maintain().is_ok_and(|worked| worked) {}
-    let due = engine.log.tail().sync_by()?;
-    (!engine.log.is_poisoned()).then(|| due.saturating_duration_since(engine.now().mono))
+    if engine.log.is_poisoned() {
+        return None;
+    }
+    let sync_by = engine.log.tail().sync_by();
+    let until_sync = sync_by.map(|due| due.saturating_duration_since(engine.now().mono));
+    match (until_sync, engine.sleep_until_sweep()) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
 }
 
 /// All supplies that are wanted.

@@ -6,10 +6,12 @@
 
 use std::sync::Arc;
 
+use super::expire::Look;
 use super::lane::Head;
 use super::state::{Located, State};
 use super::take::Few;
 use super::{Engine, QueueShared};
+use crate::clock::Now;
 use crate::dispatch::Turn;
 use crate::format::position::Position;
 use crate::log::{Lane, Refused, Segment};
@@ -45,6 +47,10 @@ impl Candidate {
 pub(super) enum Detour {
     Index(Arc<Segment>),
     Room(Refused),
+    /// It is not known whether these messages have expired.
+    Look(Look),
+    /// These messages have, by id, with their priorities.
+    Expired(Vec<(u64, u8)>),
     /// This message's attempts are used up.
     Exhausted {
         id: u64,
@@ -55,6 +61,9 @@ pub(super) enum Detour {
     },
 }
 
+/// Where messages may expire, a get of more may take fewer than there are.
+const LOOK_AT_MOST: usize = 1024;
+
 impl Engine {
     /// The next messages, up to `max`; a detour only if it stands before the first of them.
     pub(super) fn choose(
@@ -63,6 +72,7 @@ impl Engine {
         queue: &QueueShared,
         max: usize,
         max_attempts: Option<u32>,
+        now: Now,
     ) -> std::result::Result<Few<Candidate>, Detour> {
         let visible = self.visible(queue);
         let mut chosen: Few<Candidate> = Few::new();
@@ -70,7 +80,7 @@ impl Engine {
         let mut behind = None;
         let mut detour = None;
         while chosen.len() < max {
-            match self.next_candidate(state, queue, visible, behind) {
+            match self.next_candidate(state, queue, visible, behind, now) {
                 Ok(Some(candidate)) => {
                     let used = candidate.attempts;
                     if max_attempts.is_some_and(|most| used >= most) {
@@ -91,9 +101,14 @@ impl Engine {
                 }
             }
         }
-        match detour.filter(|_| chosen.is_empty()) {
-            Some(detour) => Err(detour),
-            None => Ok(chosen),
+        match detour {
+            // That does not take long, and then there may be more.
+            Some(detour @ (Detour::Look(_) | Detour::Expired(_))) if chosen.len() < LOOK_AT_MOST => {
+                unread(state, queue, &chosen);
+                Err(detour)
+            }
+            Some(detour) if chosen.is_empty() => Err(detour),
+            _ => Ok(chosen),
         }
     }
 
@@ -113,12 +128,14 @@ impl Engine {
         queue: &QueueShared,
         visible: Position,
         mut behind: Option<Turn>,
+        now: Now,
     ) -> std::result::Result<Option<Candidate>, Detour> {
         loop {
             let touched = state.queues.get(&queue.id).map(|entry| &entry.touched);
             let ready = touched.and_then(|touched| touched.next_ready(behind));
             let above = ready.map_or(0, |turn| turn.priority() + 1);
             if let Some(untouched) = self.next_untouched(state, queue, visible, above)? {
+                self.check_expiry(state, queue, &untouched, now)?;
                 return Ok(Some(untouched));
             }
             let Some(turn) = ready else { return Ok(None) };
@@ -126,6 +143,7 @@ impl Engine {
             let at = Position::new(candidate.segment.number, candidate.offset);
             // One that was delayed may be due before it may be seen.
             if candidate.attempts > 0 || at < visible {
+                self.check_expiry(state, queue, &candidate, now)?;
                 return Ok(Some(candidate));
             }
             behind = Some(turn);

@@ -163,7 +163,7 @@ impl Engine {
 }
 
 /// Where a segment is in the list, if it is there.
-fn place(state: &State, segment: &Arc<Segment>) -> Option<usize> {
+pub(super) fn place(state: &State, segment: &Arc<Segment>) -> Option<usize> {
     let at = find(&state.segments, segment.number)?;
     Arc::ptr_eq(&state.segments[at].segment, segment).then_some(at)
 }

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::insert::expiry_ms;
 use super::settle::{Claimant, Fate};
 use super::state::Located;
 use super::take::queue_mut;
@@ -19,9 +20,14 @@ use crate::planted::{Bug, planted};
 use crate::sync::atomic::Ordering;
 
 impl Engine {
-    /// A given back message has used up its attempts.
-    pub(super) fn retire_exhausted(&self, queue: &Arc<QueueShared>, id: u64) -> Result<()> {
-        match self.retire(queue, id, Claimant::Store, "attempts used up") {
+    /// A message that is given back is not to be delivered any more.
+    pub(super) fn retire_given_back(
+        &self,
+        queue: &Arc<QueueShared>,
+        id: u64,
+        why: &str,
+    ) -> Result<()> {
+        match self.retire(queue, id, Claimant::Store, why) {
             // Somebody else has dealt with it meanwhile.
             Err(error) if *error.kind() == ErrorKind::StaleDelivery => Ok(()),
             other => other.map(|_| ()),
@@ -84,9 +90,11 @@ impl Engine {
         };
         let now = self.now();
         let priority = content.priority;
+        let expiry = to.ttl().map_or(Ok(None), |ttl| expiry_ms(ttl, now).map(Some))?;
         let moved = InsertHead {
             origin: Some(origin),
             headers: head.and_then(|head| head.headers),
+            expiry,
             ..InsertHead::plain(now.wall_ms, to.id, priority)
         };
         let mut insert = Vec::new();
@@ -95,7 +103,7 @@ impl Engine {
         encode_delete(from.id, std::iter::once((id, 1)), &mut delete);
         let lanes = [Lane { queue: to.id, priority }];
         let run = [
-            Draft::insert(info, &insert, content.payload(), &lanes),
+            Draft::insert(info, &insert, content.payload(), &lanes).expires(expiry),
             Draft::record(DELETE, &delete),
         ];
         // Nobody waits for this one, so the background thread has to make it durable, and so visible.
@@ -105,7 +113,7 @@ impl Engine {
         };
         let appended = loop {
             self.check_alive()?;
-            self.look_for(to, priority)?;
+            self.look_for(to, priority, expiry.is_some())?;
             let mut state = self.lock_state();
             claimant.check(&state, from, id)?;
             let (run, rest) = run.split_at(if planted(Bug::MovedInTwoAppends) { 1 } else { 2 });

@@ -15,7 +15,7 @@ use crate::log::{Appended, Draft, Lane, Purpose, frames_capacity};
 use crate::options::Durability;
 
 /// What the log has room for, in milliseconds since the epoch.
-const DUE_MAX_MS: u64 = (1 << 48) - 1;
+const TIME_MAX_MS: u64 = (1 << 48) - 1;
 
 /// The envelope and the head of a plain message are less than this.
 const OVERHEAD_BYTES: u64 = 64;
@@ -28,6 +28,15 @@ pub(crate) struct Outgoing<'a> {
     pub headers: &'a [u8],
     pub priority: u8,
     pub due: Option<Due>,
+    /// How long it lives.
+    pub ttl: Option<Duration>,
+}
+
+/// When a message becomes ready, and when it expires, in milliseconds since the epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Times {
+    due: Option<u64>,
+    expiry: Option<u64>,
 }
 
 /// When a message becomes ready.
@@ -49,7 +58,7 @@ impl Due {
                 millis(since).saturating_add(u64::from(since > whole))
             }),
         };
-        if at_ms > DUE_MAX_MS {
+        if at_ms > TIME_MAX_MS {
             return Err(Error::invalid("a message cannot be delayed beyond the year 10889"));
         }
         Ok(Some(at_ms).filter(|at_ms| *at_ms > now.wall_ms))
@@ -58,17 +67,48 @@ impl Due {
 
 impl<'a> Outgoing<'a> {
     pub fn plain(payload: &'a [u8]) -> Outgoing<'a> {
-        Outgoing { payload, headers: &[], priority: 0, due: None }
+        Outgoing { payload, headers: &[], priority: 0, due: None, ttl: None }
+    }
+
+    /// How long it lives in this queue.
+    fn lifetime(&self, queue: &QueueShared) -> Option<Duration> {
+        match (self.ttl, queue.ttl()) {
+            (Some(own), Some(general)) => Some(own.min(general)),
+            (own, general) => own.or(general),
+        }
+    }
+
+    fn times(&self, queue: &QueueShared, now: Now) -> Result<Times> {
+        let due = self.due.map_or(Ok(None), |due| due.at_ms(now))?;
+        let expiry = self.lifetime(queue).map_or(Ok(None), |ttl| expiry_ms(ttl, now).map(Some))?;
+        if due.is_some_and(|due| expiry.is_some_and(|expiry| expiry <= due)) {
+            return Err(Error::invalid("the message would expire before it is due"));
+        }
+        Ok(Times { due, expiry })
     }
 
     fn bytes(&self) -> usize {
         self.payload.len() + self.headers.len()
     }
 
-    fn head(&self, time_ms: u64, queue: u32, not_before: Option<u64>) -> InsertHead<'a> {
+    fn head(&self, time_ms: u64, queue: u32, times: Times) -> InsertHead<'a> {
         let headers = Some(self.headers).filter(|headers| !headers.is_empty());
-        InsertHead { headers, not_before, ..InsertHead::plain(time_ms, queue, self.priority) }
+        let Times { due: not_before, expiry } = times;
+        let plain = InsertHead::plain(time_ms, queue, self.priority);
+        InsertHead { headers, not_before, expiry, ..plain }
     }
+}
+
+/// When a message expires that is inserted now, in milliseconds since the epoch.
+pub(super) fn expiry_ms(ttl: Duration, now: Now) -> Result<u64> {
+    if ttl < Duration::from_millis(1) {
+        return Err(Error::invalid("a time to live must be at least 1 ms"));
+    }
+    let expiry_ms = now.wall_ms.saturating_add(millis(ttl));
+    if expiry_ms > TIME_MAX_MS {
+        return Err(Error::invalid("a message cannot live beyond the year 10889"));
+    }
+    Ok(expiry_ms)
 }
 
 impl Engine {
@@ -78,12 +118,17 @@ impl Engine {
             return self.insert_batch(queue, &[message]);
         }
         self.check_size(message.bytes())?;
-        self.look_for(queue, message.priority)?;
+        let times = match message.lifetime(queue) {
+            Some(_) => message.times(queue, self.now())?,
+            None => Times::default(),
+        };
+        self.look_for(queue, message.priority, times.expiry.is_some())?;
         let lanes = [Lane { queue: queue.id, priority: message.priority }];
-        let head = message.head(self.time.stamp_ms(), queue.id, None);
+        let head = message.head(self.time.stamp_ms(), queue.id, times);
         let appended = with_scratch(|buffer| {
             let info = head.encode_head(buffer);
             let draft = Draft::insert(info, buffer, message.payload, &lanes);
+            let draft = draft.expires(times.expiry);
             self.append_insert(queue, std::slice::from_ref(&draft))
         })?;
         queue.note_append(message.priority);
@@ -94,15 +139,16 @@ impl Engine {
     /// Inserts all of `messages`, or none; their ids are in a row from the one returned.
     pub fn insert_batch(&self, queue: &Arc<QueueShared>, messages: &[Outgoing<'_>]) -> Result<u64> {
         self.check_batch(messages)?;
-        for message in messages {
-            self.look_for(queue, message.priority)?;
-        }
         let now = self.now();
-        let due = |message: &Outgoing<'_>| message.due.map_or(Ok(None), |due| due.at_ms(now));
-        let due = messages.iter().map(due).collect::<Result<Vec<_>>>()?;
+        let times = messages.iter().map(|message| message.times(queue, now));
+        let times = times.collect::<Result<Vec<_>>>()?;
+        for (message, times) in messages.iter().zip(&times) {
+            self.look_for(queue, message.priority, times.expiry.is_some())?;
+        }
         let time_ms = self.time.stamp_ms();
-        let heads =
-            Heads::encode(messages, &due, |message, due| message.head(time_ms, queue.id, due));
+        let heads = Heads::encode(messages, &times, |message, times| {
+            message.head(time_ms, queue.id, times)
+        });
         let lanes: Vec<Lane> = messages
             .iter()
             .map(|message| Lane { queue: queue.id, priority: message.priority })
@@ -111,10 +157,11 @@ impl Engine {
             .map(|(n, (message, lane))| {
                 let (info, head) = heads.get(n);
                 Draft::insert(info, head, message.payload, std::slice::from_ref(lane))
+                    .expires(times[n].expiry)
             })
             .collect();
-        let appended = if due.iter().any(Option::is_some) {
-            self.append_delayed(queue, &run, &due)?
+        let appended = if times.iter().any(|times| times.due.is_some()) {
+            self.append_delayed(queue, &run, &times)?
         } else {
             self.append_insert(queue, &run)?
         };
@@ -146,14 +193,18 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes sure that consumers look for messages of this priority, before there is one.
-    pub(super) fn look_for(&self, queue: &QueueShared, priority: u8) -> Result<()> {
-        if queue.has_lane(priority) {
+    /// Makes sure that consumers look for messages of this priority, which may expire or not, before there is one.
+    #[inline]
+    pub(super) fn look_for(&self, queue: &QueueShared, priority: u8, expires: bool) -> Result<()> {
+        if queue.looks_for(priority, expires) {
             return Ok(());
         }
         let mut state = self.lock_state();
         let next_id = self.log.tail().next_id();
         super::take::queue_mut(&mut state, queue)?.add_lane(priority, next_id);
+        if expires {
+            queue.look_for_expiring();
+        }
         Ok(())
     }
 
@@ -184,7 +235,7 @@ impl Engine {
         &self,
         queue: &QueueShared,
         run: &[Draft<'_>],
-        due: &[Option<u64>],
+        times: &[Times],
     ) -> Result<Appended> {
         let sync_by = self.sync_by(queue.durability());
         loop {
@@ -194,8 +245,8 @@ impl Engine {
             let refused = match self.log.append(run, Purpose::Insert, sync_by, Some(&queue.removed))
             {
                 Ok(appended) => {
-                    for ((draft, due), id) in run.iter().zip(due).zip(appended.first_id..) {
-                        if let Some(due) = *due {
+                    for ((draft, times), id) in run.iter().zip(times).zip(appended.first_id..) {
+                        if let Some(due) = times.due {
                             entry.touched.put(id, Entry::delayed(draft.lanes[0].priority, 0, due));
                         }
                     }
@@ -234,18 +285,18 @@ struct Heads {
 impl Heads {
     fn encode<'a>(
         messages: &[Outgoing<'a>],
-        due: &[Option<u64>],
-        head: impl Fn(&Outgoing<'a>, Option<u64>) -> InsertHead<'a>,
+        times: &[Times],
+        head: impl Fn(&Outgoing<'a>, Times) -> InsertHead<'a>,
     ) -> Heads {
         let mut all = Heads { encoded: Vec::new(), heads: Vec::with_capacity(messages.len()) };
         for (n, message) in messages.iter().enumerate() {
-            let kind = |n: usize| (messages[n].headers, messages[n].priority, due[n]);
+            let kind = |n: usize| (messages[n].headers, messages[n].priority, times[n]);
             if n > 0 && kind(n - 1) == kind(n) {
                 all.heads.push(all.heads[n - 1].clone());
                 continue;
             }
             let start = all.encoded.len();
-            let info = head(message, due[n]).encode_head(&mut all.encoded);
+            let info = head(message, times[n]).encode_head(&mut all.encoded);
             all.heads.push((info, start..all.encoded.len()));
         }
         all

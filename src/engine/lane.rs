@@ -86,6 +86,11 @@ impl LaneReader {
         }
     }
 
+    /// What has been read ahead: ids and offsets, in this segment.
+    pub fn ahead(&self) -> Option<(&Arc<Segment>, impl Iterator<Item = (u64, u32)>)> {
+        self.ahead_in.as_ref().map(|segment| (segment, self.ahead.iter().copied()))
+    }
+
     /// The message at the head was taken.
     pub fn consume(&mut self) {
         if let Some((id, _)) = self.ahead.pop_front() {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::compact::Rewrite;
+use super::sweep::Sweep;
 use super::{Engine, poisoned};
 use crate::error::Result;
 use crate::format::position::Position;
@@ -36,6 +37,10 @@ pub(super) struct Maintenance {
     pub compact_at: u64,
     /// There was no space for one when [`Space::changes`](crate::storage::Space::changes) was this.
     pub compact_full: Option<u64>,
+    /// The sweep that has begun.
+    pub sweep: Option<Sweep>,
+    /// No other sweep before this time.
+    pub sweep_after: Option<Instant>,
 }
 
 impl Engine {
@@ -49,7 +54,7 @@ impl Engine {
         if self.write_index()? || self.checkpoint_if_due(&mut maintenance)? {
             return Ok(true);
         }
-        if self.compact(&mut maintenance)? {
+        if self.sweep(&mut maintenance)? || self.compact(&mut maintenance)? {
             return Ok(true);
         }
         self.give_back_unused()?;

@@ -12,6 +12,7 @@ mod choose;
 mod close;
 mod compact;
 mod dead_letter;
+mod expire;
 mod insert;
 mod lane;
 mod maintenance;
@@ -32,6 +33,7 @@ mod settle;
 mod state;
 mod stats;
 mod supply;
+mod sweep;
 mod take;
 mod verify;
 mod walk;
@@ -110,8 +112,12 @@ impl Engine {
     }
 
     /// The time, as far as it matters to a queue: the wall clock is read only if something waits for it.
-    fn now_for(&self, queue: &QueueState) -> Now {
-        if queue.delayed() > 0 { self.now() } else { Now { mono: self.time.mono(), wall_ms: 0 } }
+    fn now_for(&self, queue: &QueueShared, touched: &QueueState) -> Now {
+        if touched.delayed() > 0 || queue.has_expiring() {
+            self.now()
+        } else {
+            Now { mono: self.time.mono(), wall_ms: 0 }
+        }
     }
 
     /// An error if the store is closed or poisoned.

@@ -108,6 +108,8 @@ impl Opening {
                 rewrite: None,
                 compact_at: 0,
                 compact_full: None,
+                sweep: None,
+                sweep_after: None,
             }),
             supply: Lock::new(()),
             background: Background::default(),

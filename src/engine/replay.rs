@@ -6,6 +6,7 @@
 
 use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::num::NonZeroU64;
 
 use super::lane::find;
 use super::state::{QueueEntry, SegmentState, State, Weight};
@@ -66,6 +67,7 @@ impl Replay {
                     let mut state = SegmentState::new(segment.into());
                     state.messages = s.messages;
                     state.weight = Weight::at_most(s.live_bytes, 0);
+                    state.sweep_at = s.first_expiry.map(NonZeroU64::get);
                     self.state.segments.push(state);
                 }
                 Section::Queue(q) => self.load_queue(q)?,
@@ -101,6 +103,9 @@ impl Replay {
         let entry = self.add_queue(q.id, &name, options, 0);
         entry.settled_balance = q.live as i64;
         entry.declared_at = q.declared_at;
+        if q.expires {
+            entry.shared.look_for_expiring();
+        }
         entry.set_lanes(q.lanes.iter().map(|lane| (lane.priority, lane.next_id)));
         self.as_of.insert(q.id, q.as_of);
         Ok(())
@@ -206,8 +211,11 @@ impl Replay {
     }
 
     fn insert(&mut self, head: &InsertHead<'_>, first_id: u64, start: Position) -> Result<()> {
-        if head.expiry.is_some() || head.group.is_some() {
+        if head.group.is_some() {
             return Err(newer("a message with fields of a later feature"));
+        }
+        if let Some(at) = find(&self.state.segments, start.segment()) {
+            self.state.segments[at].note_expiry(head.expiry);
         }
         let mut id = first_id;
         for (queue, priority) in head.targets() {
@@ -217,6 +225,9 @@ impl Replay {
             let is_deleted = self.state.is_deleted(id);
             if let Some(entry) = self.state.queues.get_mut(&queue) {
                 entry.add_lane(priority, first_id);
+                if head.expiry.is_some() {
+                    entry.shared.look_for_expiring();
+                }
                 // What became of it since is in the records that follow.
                 if let Some(due) = head.not_before.filter(|_| !is_deleted) {
                     entry.touched.put(id, Entry::delayed(priority, 0, due));

@@ -8,13 +8,14 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::expire::Known;
 use super::lane::{Head, LaneReader, find};
 use crate::clock::{Now, millis};
 use crate::cursor::AckSet;
 use crate::dispatch::QueueState;
 use crate::format::position::Position;
 use crate::lock::Signal;
-use crate::log::{Lane, LaneIndex, Log, MemoryIndex, Sealed, Segment, Tail};
+use crate::log::{Lane, LaneIndex, Log, MemoryIndex, Sealed, Segment, Tail, earlier};
 use crate::options::{Durability, QueueOptions};
 use crate::report::Damage;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -25,8 +26,11 @@ pub(crate) struct QueueShared {
     pub id: u32,
     pub name: Arc<str>,
     durability: AtomicU64,
-    /// The priorities that consumers look for messages of, a bit each. Set under the dispatch lock, once they do.
-    lanes: AtomicU32,
+    /// What consumers look for: a bit for each priority, and [`EXPIRES`](Self::EXPIRES). Set under the dispatch lock, once
+    /// they do.
+    looked_for: AtomicU32,
+    /// How long messages live, in milliseconds; 0 is for ever.
+    ttl_ms: AtomicU64,
     /// Appends of messages with a priority above the lowest, so that lanes without new ones need not be looked at.
     urgent: AtomicU64,
     /// Consumers that sleep, or are about to.
@@ -40,12 +44,16 @@ impl QueueShared {
     const PROCESS: u64 = 0;
     const SYNC: u64 = 1;
 
+    /// Behind the priorities: messages of the queue may expire.
+    const EXPIRES: u32 = 1 << 16;
+
     pub(super) fn new(id: u32, name: &str, durability: Durability) -> Arc<QueueShared> {
         let shared = QueueShared {
             id,
             name: name.into(),
             durability: AtomicU64::new(0),
-            lanes: AtomicU32::new(0),
+            looked_for: AtomicU32::new(0),
+            ttl_ms: AtomicU64::new(0),
             urgent: AtomicU64::new(0),
             waiters: AtomicUsize::new(0),
             signal: Signal::default(),
@@ -55,10 +63,29 @@ impl QueueShared {
         Arc::new(shared)
     }
 
-    /// Whether consumers look for messages of this priority.
+    /// Whether consumers look for messages of this priority, and if these may expire, for that.
     #[inline]
-    pub fn has_lane(&self, priority: u8) -> bool {
-        self.lanes.load(Ordering::Acquire) & 1 << priority != 0
+    pub fn looks_for(&self, priority: u8, expires: bool) -> bool {
+        let wanted = 1 << priority | if expires { Self::EXPIRES } else { 0 };
+        self.looked_for.load(Ordering::Acquire) & wanted == wanted
+    }
+
+    /// Whether there may be messages that expire.
+    #[inline]
+    pub fn has_expiring(&self) -> bool {
+        self.looked_for.load(Ordering::Acquire) & Self::EXPIRES != 0
+    }
+
+    /// Consumers look out for messages that have expired. Under the dispatch lock.
+    pub fn look_for_expiring(&self) {
+        self.looked_for.fetch_or(Self::EXPIRES, Ordering::Release);
+    }
+
+    /// How long messages live if they do not say.
+    #[inline]
+    pub fn ttl(&self) -> Option<Duration> {
+        let ttl_ms = self.ttl_ms.load(Ordering::Relaxed);
+        (ttl_ms > 0).then(|| Duration::from_millis(ttl_ms))
     }
 
     /// Messages of this priority were appended.
@@ -95,6 +122,8 @@ pub(super) struct QueueEntry {
     /// Where the newest record that declares it ends.
     pub declared_at: Position,
     pub touched: QueueState,
+    /// What has been seen of messages that are next, where some expire.
+    pub known: HashMap<u64, Known>,
     /// By falling priority.
     pub lanes: Vec<LaneReader>,
     /// When the one waiter that keeps the time for all of this queue's wakes up, and which one that is.
@@ -112,30 +141,41 @@ impl QueueEntry {
         default: Durability,
         first_id: u64,
     ) -> QueueEntry {
-        let durability = options.durability.unwrap_or(default);
         let mut entry = QueueEntry {
-            shared: QueueShared::new(id, name, durability),
-            options,
+            shared: QueueShared::new(id, name, default),
+            options: QueueOptions::default(),
             declared_at: Position::default(),
             touched: QueueState::default(),
+            known: HashMap::new(),
             lanes: Vec::new(),
             alarm: None,
             settled_balance: 0,
         };
+        entry.set_options(options, default);
         entry.add_lane(0, first_id);
         entry
     }
 
-    /// The same queue under another name.
-    pub fn rename(&mut self, name: &str, durability: Durability) {
-        self.shared = QueueShared::new(self.shared.id, name, durability);
-        for lane in &self.lanes {
-            self.shared.lanes.fetch_or(1 << lane.priority(), Ordering::Release);
+    /// Message `id` is not next any more.
+    #[inline]
+    pub fn forget_known(&mut self, id: u64) {
+        if !self.known.is_empty() {
+            self.known.remove(&id);
         }
+    }
+
+    /// The same queue under another name.
+    pub fn rename(&mut self, name: &str, default: Durability) {
+        let looked_for = self.shared.looked_for.load(Ordering::Acquire);
+        self.shared = QueueShared::new(self.shared.id, name, default);
+        self.shared.looked_for.store(looked_for, Ordering::Release);
+        self.set_options(self.options.clone(), default);
     }
 
     pub fn set_options(&mut self, options: QueueOptions, default: Durability) {
         self.shared.set_durability(options.durability.unwrap_or(default));
+        let ttl_ms = options.ttl.map_or(0, |ttl| millis(ttl).max(1));
+        self.shared.ttl_ms.store(ttl_ms, Ordering::Relaxed);
         self.options = options;
     }
 
@@ -145,14 +185,14 @@ impl QueueEntry {
         if self.lanes.get(at).is_none_or(|lane| lane.priority() != priority) {
             let lane = Lane { queue: self.shared.id, priority };
             self.lanes.insert(at, LaneReader::new(lane, first_id));
-            self.shared.lanes.fetch_or(1 << priority, Ordering::Release);
+            self.shared.looked_for.fetch_or(1 << priority, Ordering::Release);
         }
     }
 
     /// Looks for messages as `lanes` say, priority and first id, and for no others.
     pub fn set_lanes(&mut self, lanes: impl Iterator<Item = (u8, u64)>) {
         self.lanes.clear();
-        self.shared.lanes.store(0, Ordering::Release);
+        self.shared.looked_for.fetch_and(QueueShared::EXPIRES, Ordering::Release);
         lanes.for_each(|(priority, first_id)| self.add_lane(priority, first_id));
     }
 
@@ -193,6 +233,11 @@ pub(super) struct SegmentState {
     pub id_end: u64,
     /// The generation of the first cursor that does not name it, once it is dead.
     pub dropped_in: Option<u64>,
+    /// Before this time, in milliseconds since the epoch, none of its messages expires; None for never. In the active
+    /// segment, but for those that its index says it of.
+    pub sweep_at: Option<u64>,
+    /// What `sweep_at` was before the sweep that is going on.
+    pub sweeping: Option<u64>,
 }
 
 impl SegmentState {
@@ -205,7 +250,20 @@ impl SegmentState {
             damaged: false,
             id_end: u64::MAX,
             dropped_in: None,
+            sweep_at: None,
+            sweeping: None,
         }
+    }
+
+    /// A message of it expires then.
+    pub fn note_expiry(&mut self, expiry: Option<u64>) {
+        self.sweep_at = earlier(self.sweep_at, expiry);
+    }
+
+    /// Before this time none of its messages expires; None for never.
+    pub fn first_expiry(&self, tail: &Tail) -> Option<u64> {
+        let index = if tail.is_active(self.segment.number) { tail.first_expiry() } else { None };
+        earlier(index, earlier(self.sweep_at, self.sweeping))
     }
 
     /// Messages that are not deleted; only for a sealed segment.
@@ -312,6 +370,7 @@ impl State {
         self.segments[at].messages = index.messages();
         if let LaneIndex::Memory(index) = &*index {
             self.segments[at].weight = Weight::of(index);
+            self.segments[at].note_expiry(index.first_expiry());
         }
         self.reclaimable = true;
     }
@@ -411,6 +470,7 @@ impl State {
         let new = self.ack(id);
         if let Some(queue) = self.queues.get_mut(&queue) {
             queue.touched.remove(id);
+            queue.forget_known(id);
             if new {
                 queue.settled_balance -= 1;
             }

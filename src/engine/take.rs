@@ -142,7 +142,7 @@ impl Engine {
         loop {
             self.check_open(queue)?;
             let touched = &mut queue_mut(&mut guard, queue)?.touched;
-            let now = self.now_for(touched);
+            let now = self.now_for(queue, touched);
             touched.advance(now.mono, now.wall_ms);
             match self.claim(&mut guard, queue, max.max(1), now) {
                 Ok((claims, _)) if claims.is_empty() => {
@@ -178,7 +178,9 @@ impl Engine {
         match detour {
             Detour::Index(segment) => self.load_index(&segment),
             Detour::Room(refused) => self.make_room(refused, Purpose::Settle),
-            Detour::Exhausted { id } => self.retire_exhausted(queue, id),
+            Detour::Look(look) => self.look(queue, &look),
+            Detour::Expired(messages) => self.expire(queue, &messages).map(|_| ()),
+            Detour::Exhausted { id } => self.retire_given_back(queue, id, "attempts used up"),
             Detour::Lost { id } => self.drop_damaged(queue, id, None),
         }
     }
@@ -194,7 +196,7 @@ impl Engine {
         let Some(entry) = state.queues.get(&queue.id) else { return Ok((Few::new(), None)) };
         let max_attempts = entry.options.max_attempts;
         let deadline = entry.options.lease.and_then(|lease| now.mono.checked_add(lease));
-        let mut chosen = self.choose(state, queue, max, max_attempts)?;
+        let mut chosen = self.choose(state, queue, max, max_attempts, now)?;
         if chosen.is_empty() {
             return Ok((chosen, None));
         }
@@ -277,7 +279,7 @@ impl Engine {
             let now = self.now();
             queue_mut(&mut guard, queue)?.touched.advance(now.mono, now.wall_ms);
             let visible = self.visible(queue);
-            let found = self.next_candidate(&mut guard, queue, visible, None);
+            let found = self.next_candidate(&mut guard, queue, visible, None, now);
             drop(guard);
             match found {
                 Ok(None) => return Ok(None),
@@ -322,6 +324,7 @@ fn make_in_flight(
         let Candidate { id, priority, .. } = *candidate;
         let entry = Entry::in_flight(priority, candidate.attempt(), token, deadline);
         queue.touched.put(id, entry);
+        queue.forget_known(id);
     }
     queue.set_timer(now);
 }

@@ -82,6 +82,7 @@ pub(super) fn index_insert(
     let body = bytes.get(start..start + envelope.length as usize)?;
     let (head, _) = decode_insert(envelope.info, body).ok()?;
     index.add_bytes(envelope.total_bytes());
+    index.note_expiry(head.expiry);
     let mut delta = envelope.arg;
     for (queue, priority) in head.targets() {
         index.push(Lane { queue, priority }, (delta, offset));

@@ -194,12 +194,14 @@ fn the_example_cursor_of_the_format_page_is_what_is_read_and_written() {
         active: true,
         messages: 3,
         live_bytes: 64,
+        first_expiry: None,
     };
     let queue = QueueSection {
         id: 1,
         name: b"jobs".to_vec(),
         declared_at: Position::new(6, 4096),
         as_of: position,
+        expires: false,
         live: 1,
         options: vec![],
         lanes: vec![LaneState { priority: 4, next_id: 1002 }],

@@ -1,5 +1,7 @@
 //! What the property tests of this module make their values from.
 
+use std::num::NonZeroU64;
+
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -123,16 +125,19 @@ pub(super) fn sections() -> impl Strategy<Value = Vec<Section>> {
 }
 
 fn segment_section() -> impl Strategy<Value = SegmentSection> {
-    (1..=u32::MAX, 1..=u32::MAX, any::<(u64, u64, u32, bool, u64, u64)>()).prop_map(
-        |(file, number, (salt, first_id, end, active, messages, live_bytes))| SegmentSection {
-            file,
-            number,
-            salt,
-            first_id: first_id % IDS_END,
-            end,
-            active,
-            messages,
-            live_bytes,
+    (1..=u32::MAX, 1..=u32::MAX, any::<(u64, u64, u32, bool, u64, u64, u64)>()).prop_map(
+        |(file, number, (salt, first_id, end, active, messages, live_bytes, first_expiry))| {
+            SegmentSection {
+                file,
+                number,
+                salt,
+                first_id: first_id % IDS_END,
+                end,
+                active,
+                messages,
+                live_bytes,
+                first_expiry: NonZeroU64::new(first_expiry >> (first_expiry % 64)),
+            }
         },
     )
 }
@@ -140,13 +145,14 @@ fn segment_section() -> impl Strategy<Value = SegmentSection> {
 fn queue_section() -> impl Strategy<Value = QueueSection> {
     let lane = (0..PRIORITIES, any::<u64>())
         .prop_map(|(priority, next_id)| LaneState { priority, next_id });
-    let positions = (position(), position());
+    let positions = (position(), position(), any::<bool>());
     (any::<u32>(), small_bytes(), positions, any::<u64>(), small_bytes(), vec(lane, 0..10))
-        .prop_map(|(id, name, (declared_at, as_of), live, options, lanes)| QueueSection {
+        .prop_map(|(id, name, (declared_at, as_of, expires), live, options, lanes)| QueueSection {
             id,
             name,
             declared_at,
             as_of,
+            expires,
             live,
             options,
             lanes,

@@ -45,18 +45,27 @@ pub(crate) struct Draft<'a> {
     pub checksum: u32,
     /// The lanes that the message goes to, one id each; empty for all other records.
     pub lanes: &'a [Lane],
+    /// When the message expires, in milliseconds since the epoch.
+    pub expiry: Option<u64>,
 }
 
 impl<'a> Draft<'a> {
     pub fn record(kind: u8, body: &'a [u8]) -> Draft<'a> {
-        Draft { kind, info: 0, head: body, payload: &[], checksum: crc32(body), lanes: &[] }
+        let (payload, lanes) = (&[], &[]);
+        Draft { kind, info: 0, head: body, payload, checksum: crc32(body), lanes, expiry: None }
     }
 
     pub fn insert(info: u16, head: &'a [u8], payload: &'a [u8], lanes: &'a [Lane]) -> Draft<'a> {
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(head);
         hasher.update(payload);
-        Draft { kind: record::INSERT, info, head, payload, checksum: hasher.finalize(), lanes }
+        let (kind, checksum) = (record::INSERT, hasher.finalize());
+        Draft { kind, info, head, payload, checksum, lanes, expiry: None }
+    }
+
+    /// A message that expires then.
+    pub fn expires(self, expiry: Option<u64>) -> Draft<'a> {
+        Draft { expiry, ..self }
     }
 
     pub(super) fn length(&self) -> usize {
@@ -362,7 +371,10 @@ impl Log {
         admit(tail)?;
         let active = tail.active.as_mut().ok_or(Refused::Closed)?;
         let first_id = tail.next_id;
+        let first_expiry = active.index.first_expiry();
         active.write_run(run, mark, first_id).map_err(|error| self.fail(error))?;
+        // It has to wake up earlier.
+        wake |= active.index.first_expiry() != first_expiry;
         let end = active.end();
         tail.next_id += ids;
         tail.written_bytes += bytes;

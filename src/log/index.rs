@@ -21,6 +21,8 @@ pub(crate) struct MemoryIndex {
     /// What the frames of the messages take, and the largest of them.
     bytes: u64,
     largest: u64,
+    /// When the first of them expires, in milliseconds since the epoch.
+    first_expiry: Option<u64>,
 }
 
 impl MemoryIndex {
@@ -63,6 +65,24 @@ impl MemoryIndex {
         self.largest = self.largest.max(bytes);
     }
 
+    /// A message expires then.
+    #[inline]
+    pub fn note_expiry(&mut self, expiry: Option<u64>) {
+        if expiry.is_some() {
+            self.first_expiry = earlier(self.first_expiry, expiry);
+        }
+    }
+
+    /// Before this time no message expires; None for never.
+    pub fn first_expiry(&self) -> Option<u64> {
+        self.first_expiry
+    }
+
+    /// As [`first_expiry`](MemoryIndex::first_expiry), which is about those from then on that come later.
+    pub fn take_first_expiry(&mut self) -> Option<u64> {
+        self.first_expiry.take()
+    }
+
     /// What the frames of the messages take.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -84,6 +104,14 @@ impl MemoryIndex {
             self.lanes.iter().map(|(key, entries)| (*key, entries.as_slice())).collect();
         lanes.sort_by_key(|(key, _)| *key);
         index::encode(number, salt, end, &lanes)
+    }
+}
+
+/// The earlier of two times, where None is never.
+pub(crate) fn earlier(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
     }
 }
 

@@ -181,6 +181,7 @@ impl Active {
             let bytes = draft.frame_bytes(n == 0 && marked);
             if !draft.lanes.is_empty() {
                 self.index.add_bytes(bytes);
+                self.index.note_expiry(draft.expiry);
             }
             at += bytes as u32;
         }
@@ -228,6 +229,23 @@ impl Tail {
     /// What the frames of the active segment's messages take.
     pub fn active_message_bytes(&self) -> u64 {
         self.active.as_ref().map_or(0, |active| active.index.bytes())
+    }
+
+    /// Before this time, in milliseconds since the epoch, no message of the active segment expires that came since this
+    /// was last called; None for never.
+    pub fn take_first_expiry(&mut self) -> Option<u64> {
+        self.active.as_mut().and_then(|active| active.index.take_first_expiry())
+    }
+
+    /// As [`take_first_expiry`](Tail::take_first_expiry), which says the same again.
+    pub fn first_expiry(&self) -> Option<u64> {
+        self.active.as_ref().and_then(|active| active.index.first_expiry())
+    }
+
+    /// The lanes that the active segment has messages of.
+    pub fn lanes(&self) -> Vec<Lane> {
+        let lanes = self.active.iter().flat_map(|active| active.index.all_lanes());
+        lanes.map(|(lane, _)| lane).collect()
     }
 
     /// How much of the active segment is used and how much is reserved, in bytes.

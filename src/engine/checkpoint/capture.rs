@@ -3,6 +3,7 @@
 //! The position is taken first; then each piece (a queue's touched messages by the thousand, a segment's deleted
 //! ids) is captured under the dispatch lock alone, for as long as it takes to copy it.
 
+use std::num::NonZeroU64;
 use std::ops::Bound;
 
 use super::super::Engine;
@@ -81,6 +82,9 @@ impl Engine {
                         true => tail.active_message_bytes(),
                         false => *s.live_bytes().end(),
                     },
+                    first_expiry: s
+                        .first_expiry(&tail)
+                        .and_then(|expiry| NonZeroU64::new(expiry.max(1))),
                 }
             })
             .collect();
@@ -138,6 +142,7 @@ impl Engine {
             name: entry.shared.name.as_bytes().to_vec(),
             declared_at: entry.declared_at,
             as_of: tail.end(),
+            expires: entry.shared.has_expiring(),
             live: entry.live(&tail),
             options: entry.options.encode()?,
             lanes: entry

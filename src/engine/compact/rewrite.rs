@@ -243,10 +243,12 @@ impl Engine {
             }
         }
         let (messages, weight) = (rewrite.index.messages(), Weight::of(&rewrite.index));
+        let sweep_at = rewrite.index.first_expiry();
         let segment = Arc::new(Segment::sealed(number, *numbers.end(), first_id, salt, end));
         segment.set_index(LaneIndex::Memory(rewrite.index));
         let id_end = state.segments[until - 1].id_end;
-        let new = SegmentState { acks, messages, weight, id_end, ..SegmentState::new(segment) };
+        let new =
+            SegmentState { sweep_at, acks, messages, weight, id_end, ..SegmentState::new(segment) };
         state.reclaimable |= new.live() == 0;
         let old: Vec<SegmentState> = state.segments.splice(at..until, [new]).collect();
         state.untrimmed.retain(|sealed| !numbers.contains(&sealed.segment.number));
@@ -289,6 +291,7 @@ impl Rewrite {
             }
         }
         self.index.add_bytes(envelope.total_bytes());
+        self.index.note_expiry(head.expiry);
         out.extend_from_slice(envelope.encode(&self.seed, self.at).as_bytes());
         let body_at = out.len();
         out.extend_from_slice(frame.body);

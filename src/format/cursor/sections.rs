@@ -1,5 +1,7 @@
 //! The cursor's sections, one plain struct each.
 
+use std::num::NonZeroU64;
+
 use crate::format::IDS_END;
 use crate::format::bytes::{Malformed, Reader, put_bytes, put_u32, put_u48, put_u64, put_varint};
 use crate::format::position::Position;
@@ -9,6 +11,7 @@ use crate::format::record::settle::Place;
 use super::pages::{PAGE_COUNT_MAX, PageForm};
 
 const FLAG_ACTIVE: u32 = 1 << 0;
+const FLAG_EXPIRES: u8 = 1 << 0;
 
 /// The fewest bytes of a lane, an entry, a page: by these a count is checked before memory is reserved.
 const LANE_BYTES_MIN: usize = 2;
@@ -43,6 +46,8 @@ pub(crate) struct SegmentSection {
     pub(crate) messages: u64,
     /// What the frames of those that are not deleted take at most.
     pub(crate) live_bytes: u64,
+    /// No message of it expires before this time.
+    pub(crate) first_expiry: Option<NonZeroU64>,
 }
 
 impl SegmentSection {
@@ -55,6 +60,7 @@ impl SegmentSection {
         put_u32(out, if self.active { FLAG_ACTIVE } else { 0 });
         put_u64(out, self.messages);
         put_u64(out, self.live_bytes);
+        put_u64(out, self.first_expiry.map_or(0, NonZeroU64::get));
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -69,7 +75,8 @@ impl SegmentSection {
         }
         let active = flags & FLAG_ACTIVE != 0;
         let (messages, live_bytes) = (reader.u64()?, reader.u64()?);
-        Ok(Self { file, number, salt, first_id, end, active, messages, live_bytes })
+        let first_expiry = NonZeroU64::new(reader.u64()?);
+        Ok(Self { file, number, salt, first_id, end, active, messages, live_bytes, first_expiry })
     }
 }
 
@@ -82,6 +89,8 @@ pub(crate) struct QueueSection {
     pub(crate) declared_at: Position,
     /// What is said of this queue is true as of here.
     pub(crate) as_of: Position,
+    /// Whether it has, or has had, messages that expire.
+    pub(crate) expires: bool,
     /// How many messages it holds.
     pub(crate) live: u64,
     pub(crate) options: Vec<u8>,
@@ -102,6 +111,7 @@ impl QueueSection {
         put_bytes(out, &self.name);
         put_u64(out, self.declared_at.as_u64());
         put_u64(out, self.as_of.as_u64());
+        out.push(if self.expires { FLAG_EXPIRES } else { 0 });
         put_varint(out, self.live);
         put_bytes(out, &self.options);
         put_varint(out, self.lanes.len() as u64);
@@ -117,6 +127,10 @@ impl QueueSection {
             name: reader.bytes()?.to_vec(),
             declared_at: Position::from_u64(reader.u64()?),
             as_of: Position::from_u64(reader.u64()?),
+            expires: match reader.u8()? {
+                flags if flags & !FLAG_EXPIRES == 0 => flags & FLAG_EXPIRES != 0,
+                _ => return Err(reader.malformed("unknown queue flags")),
+            },
             live: reader.varint()?,
             options: reader.bytes()?.to_vec(),
             lanes: Vec::new(),

@@ -176,6 +176,11 @@ impl<'a> InsertHead<'a> {
     }
 }
 
+/// Whether a message with this `info` expires.
+pub(crate) fn expires(info: u16) -> bool {
+    info & EXPIRY != 0
+}
+
 /// Reads the body of a frame of kind Insert. The payload is the body's end: it begins at
 /// `body.len() - payload.len()`.
 pub(crate) fn decode_insert(info: u16, body: &[u8]) -> Result<(InsertHead<'_>, &[u8]), Malformed> {

@@ -1,0 +1,171 @@
+//! Messages that have expired: how whoever is about to take one finds out, and what becomes of it.
+//!
+//! When a message expires is in its frame alone, and no frame is read under the locks. So of a queue that may have such
+//! messages, those that are next are looked at first, what a lane has read ahead in one go; what was seen is remembered
+//! until they are taken.
+
+use std::sync::Arc;
+
+use super::choose::{Candidate, Detour};
+use super::state::State;
+use super::take::queue_mut;
+use super::{Engine, QueueShared};
+use crate::clock::Now;
+use crate::dispatch::{Entry, Place};
+use crate::error::Result;
+use crate::log::{Lane, Purpose, Segment};
+
+/// What has been seen of more messages of one queue than these is forgotten, and seen again.
+const KNOWN_MAX: usize = 4096;
+
+/// How many are deleted in one append.
+const CHUNK: usize = 1024;
+
+/// The reason that is kept with an expired message.
+const EXPIRED: &str = "expired";
+
+/// What has been seen of a message that is next.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    priority: u8,
+    /// In milliseconds since the epoch.
+    expiry: Option<u64>,
+}
+
+impl Known {
+    fn has_expired(&self, now: Now) -> bool {
+        self.expiry.is_some_and(|expiry| expiry <= now.wall_ms)
+    }
+}
+
+/// Messages that are to be looked at: ids and offsets in one segment.
+pub(super) struct Look {
+    lane: Lane,
+    segment: Arc<Segment>,
+    slots: Vec<(u64, u32)>,
+}
+
+impl Engine {
+    /// A detour if the candidate has expired, or if that is not known.
+    pub(super) fn check_expiry(
+        &self,
+        state: &State,
+        queue: &QueueShared,
+        candidate: &Candidate,
+        now: Now,
+    ) -> std::result::Result<(), Detour> {
+        if !queue.has_expiring() {
+            return Ok(());
+        }
+        let Some(entry) = state.queues.get(&queue.id) else { return Ok(()) };
+        let Some(known) = entry.known.get(&candidate.id) else {
+            let lane = Lane { queue: queue.id, priority: candidate.priority };
+            let reader = entry.lanes.iter().find(|reader| reader.priority() == lane.priority);
+            let ahead = reader.and_then(|reader| reader.ahead());
+            let slots = match ahead {
+                Some((segment, slots))
+                    if candidate.turn.is_none() && Arc::ptr_eq(segment, &candidate.segment) =>
+                {
+                    slots.filter(|(id, _)| *id >= candidate.id).collect()
+                }
+                _ => vec![(candidate.id, candidate.offset)],
+            };
+            return Err(Detour::Look(Look { lane, segment: candidate.segment.clone(), slots }));
+        };
+        if !known.has_expired(now) {
+            return Ok(());
+        }
+        let expired = entry.known.iter().filter(|(_, known)| known.has_expired(now));
+        Err(Detour::Expired(expired.map(|(id, known)| (*id, known.priority)).collect()))
+    }
+
+    /// Sees when these messages expire. One that does not verify does not: whoever gets it reports it.
+    pub(super) fn look(&self, queue: &QueueShared, look: &Look) -> Result<()> {
+        let priority = look.lane.priority;
+        let see = |&(id, offset): &(u64, u32)| {
+            let content = self.read(&look.segment, offset, look.lane, id)?;
+            let expiry = content.and_then(|content| content.head()?.expiry);
+            Ok((id, Known { priority, expiry }))
+        };
+        let seen = look.slots.iter().map(see).collect::<Result<Vec<_>>>()?;
+        let mut state = self.lock_state();
+        let known = &mut queue_mut(&mut state, queue)?.known;
+        if known.len() + seen.len() > KNOWN_MAX {
+            known.clear();
+        }
+        known.extend(seen);
+        Ok(())
+    }
+
+    /// These messages of `queue`, with their priorities, have expired: they move to the dead letter queue, or are deleted
+    /// if there is none, but for those that somebody holds or that are buried. Whether somebody holds one.
+    pub(super) fn expire(&self, queue: &Arc<QueueShared>, messages: &[(u64, u8)]) -> Result<bool> {
+        let mut messages = messages.to_vec();
+        messages.sort_unstable();
+        let mut held = false;
+        for chunk in messages.chunks(CHUNK) {
+            let has_dead_letter = {
+                let mut state = self.lock_state();
+                let entry = queue_mut(&mut state, queue)?;
+                let touched = chunk.iter().filter_map(|(id, _)| entry.touched.get(*id));
+                held |= touched.into_iter().any(|entry| entry.place == Place::InFlight);
+                entry.options.dead_letter.is_some()
+            };
+            if has_dead_letter {
+                for &(id, priority) in chunk {
+                    self.retire_expired(queue, id, priority)?;
+                }
+            } else {
+                self.delete_expired(queue, chunk)?;
+            }
+        }
+        Ok(held)
+    }
+
+    fn delete_expired(&self, queue: &Arc<QueueShared>, messages: &[(u64, u8)]) -> Result<()> {
+        loop {
+            self.check_alive()?;
+            let mut state = self.lock_state();
+            let ids = messages.iter().map(|(id, _)| *id);
+            let ids: Vec<u64> = ids.filter(|id| is_free(&state, queue, *id)).collect();
+            if ids.is_empty() {
+                return Ok(());
+            }
+            match self.append_delete(queue.id, &ids) {
+                Ok(appended) => {
+                    ids.iter().for_each(|id| state.forget(queue.id, *id));
+                    self.after_settle(&mut state);
+                    drop(state);
+                    self.after_append(&appended);
+                    return Ok(());
+                }
+                Err(refused) => {
+                    drop(state);
+                    self.make_room(refused, Purpose::Settle)?;
+                }
+            }
+        }
+    }
+
+    /// In memory it is given back first: in the log an untouched message reads the same, and a delayed one is so again
+    /// after a crash.
+    fn retire_expired(&self, queue: &Arc<QueueShared>, id: u64, priority: u8) -> Result<()> {
+        {
+            let mut state = self.lock_state();
+            if !is_free(&state, queue, id) {
+                return Ok(());
+            }
+            let touched = &mut queue_mut(&mut state, queue)?.touched;
+            let attempts = touched.get(id).map_or(0, |entry| entry.attempts);
+            touched.put(id, Entry::given_back(priority, attempts));
+        }
+        self.retire_given_back(queue, id, EXPIRED)
+    }
+}
+
+/// Whether a message is there, and neither held nor buried.
+fn is_free(state: &State, queue: &QueueShared, id: u64) -> bool {
+    let place = state.queues.get(&queue.id).and_then(|queue| queue.touched.get(id));
+    let place = place.map(|entry| entry.place);
+    !matches!(place, Some(Place::InFlight | Place::Buried)) && !state.is_deleted(id)
+}
