@@ -103,7 +103,9 @@ impl Engine {
         }
         match detour {
             // That does not take long, and then there may be more.
-            Some(detour @ (Detour::Look(_) | Detour::Expired(_))) if chosen.len() < LOOK_AT_MOST => {
+            Some(detour @ (Detour::Look(_) | Detour::Expired(_)))
+                if chosen.len() < LOOK_AT_MOST =>
+            {
                 unread(state, queue, &chosen);
                 Err(detour)
             }

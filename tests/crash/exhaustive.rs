@@ -17,8 +17,9 @@ use super::run::{self, Job, Plan};
 use super::workload::{Outcome, Random, Workload};
 
 /// What workloads are made of. The large insert makes the log roll.
-const OPERATIONS: [Operation; 22] = [
+const OPERATIONS: [Operation; 23] = [
     InsertOf("a", 100),
+    InsertOf("t", 100),
     InsertOf("a", 60_000),
     InsertBatch("b"),
     Get("a", 1),
@@ -44,8 +45,10 @@ const OPERATIONS: [Operation; 22] = [
 
 /// So that every operation finds something to do: messages that wait, are in flight, have failed and are buried, in both
 /// queues, some of them in a sealed segment.
-const BEFORE: [Operation; 15] = [
+const BEFORE: [Operation; 17] = [
     Declare("t"),
+    InsertOf("t", 100),
+    InsertOf("t", 100),
     InsertOf("a", 100),
     InsertOf("a", 40_000),
     InsertBatch("b"),

@@ -34,16 +34,25 @@ impl Content {
     /// Of a message that is to be inserted into `queue`: in one of the queues they differ in more than their payloads.
     pub fn to_insert(queue: &str, tag: u64, payload: &[u8]) -> Content {
         let plain = Content::of(payload);
-        if queue != "b" {
-            return plain;
+        match queue {
+            "b" => {
+                let header = tag.is_multiple_of(4).then_some(tag as i64);
+                Content { priority: (tag % 3) as u8, header, ..plain }
+            }
+            // Every other one expires.
+            "t" => Content { header: tag.is_multiple_of(2).then_some(-(tag as i64)), ..plain },
+            _ => plain,
         }
-        let header = tag.is_multiple_of(4).then_some(tag as i64);
-        Content { priority: (tag % 3) as u8, header, ..plain }
+    }
+
+    /// How long the message lives.
+    pub fn ttl_ms(&self) -> Option<u64> {
+        self.header.is_some_and(|number| number < 0).then_some(1500)
     }
 
     /// For how long the message is delayed.
     pub fn delay_ms(&self) -> u64 {
-        if self.header.is_some_and(|number| number % 8 == 0) { 700 } else { 0 }
+        if self.header.is_some_and(|number| number > 0 && number % 8 == 0) { 700 } else { 0 }
     }
 
     pub fn delivered(delivery: &Delivery) -> Content {
@@ -56,8 +65,12 @@ impl Content {
     pub fn message<'a>(&self, payload: &'a [u8]) -> millpond::Message<'a> {
         let delay = Duration::from_millis(self.delay_ms());
         let message = millpond::Message::new(payload).priority(self.priority).delay(delay);
-        match self.header {
+        let message = match self.header {
             Some(number) => message.header(HEADER, number),
+            None => message,
+        };
+        match self.ttl_ms() {
+            Some(ttl) => message.ttl(Duration::from_millis(ttl)),
             None => message,
         }
     }
@@ -94,8 +107,18 @@ pub struct Message {
     pub place: Place,
     /// When its delay was or will be over, by the wall clock; 0 if it was not delayed since it was last delivered.
     pub due: u64,
+    /// When it expires, by the wall clock.
+    pub expiry: Option<u64>,
     /// Which delivery of the workload may settle it.
     pub token: u64,
+}
+
+impl Message {
+    /// Whether it has expired and nobody holds it: it is not delivered any more, but nobody knows how long it is there.
+    fn is_fading(&self, wall: u64) -> bool {
+        let is_free = !matches!(self.place, Place::InFlight(_) | Place::Buried);
+        is_free && self.expiry.is_some_and(|expiry| expiry <= wall)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +157,8 @@ impl Rules {
 pub struct Queue {
     pub rules: Rules,
     pub messages: BTreeMap<u64, Message>,
+    /// The time of the wall clock that was last told.
+    wall: u64,
 }
 
 type Turn = (Reverse<u8>, bool, u64, u64);
@@ -149,11 +174,22 @@ impl Queue {
     /// What can be delivered, and when it is its turn: by falling priority; of equals first those given back, then those
     /// that were delayed, by due time.
     fn deliverable(&self) -> impl Iterator<Item = (Turn, &Message)> {
-        self.messages.iter().filter_map(|(id, m)| {
+        let there = self.messages.iter().filter(|(_, m)| !m.is_fading(self.wall));
+        there.filter_map(|(id, m)| {
             let untouched = m.place == Place::Untouched;
             let turn = (Reverse(m.content.priority), untouched, m.due, *id);
             (untouched || m.place == Place::GivenBack).then_some((turn, m))
         })
+    }
+
+    /// How many messages may be gone or not.
+    pub fn fading(&self, wall: u64) -> u64 {
+        self.messages.values().filter(|message| message.is_fading(wall)).count() as u64
+    }
+
+    /// Whether nothing is left but what may be gone.
+    pub fn is_fading(&self, wall: u64) -> bool {
+        self.fading(wall) == self.messages.len() as u64
     }
 
     /// What nobody has touched, in order.
@@ -174,6 +210,7 @@ impl Queue {
 
     /// Leases that have run out and delays that are over.
     fn advance(&mut self, now: Time) {
+        self.wall = now.wall;
         for message in self.messages.values_mut() {
             let over = match message.place {
                 Place::InFlight(until) => until <= now.mono,
@@ -221,8 +258,16 @@ impl World {
 
     pub fn insert(&mut self, queue: &'static str, id: u64, content: Content) {
         let (place, due) = (Place::Untouched, 0);
-        let message = Message { origin: id, content, attempts: 0, place, due, token: 0 };
+        let message =
+            Message { origin: id, content, attempts: 0, place, due, expiry: None, token: 0 };
         self.queue_mut(queue).messages.insert(id, message);
+    }
+
+    /// Lets a message expire at this time of the wall clock.
+    pub fn expire(&mut self, queue: &'static str, id: u64, at: u64) {
+        if let Some(message) = self.queue_mut(queue).messages.get_mut(&id) {
+            message.expiry = Some(at);
+        }
     }
 
     pub fn advance(&mut self, queue: &'static str, now: Time) {
@@ -241,7 +286,7 @@ impl World {
         };
         if let Some(message) = from.messages.remove(&id) {
             let place = Place::Untouched;
-            let moved = Message { attempts: 0, place, due: 0, token: 0, ..message };
+            let moved = Message { attempts: 0, place, due: 0, expiry: None, token: 0, ..message };
             self.queue_mut(target).messages.insert(new_id, moved);
         }
         true
@@ -282,7 +327,9 @@ impl World {
             let buried = queue.count(|place| place == Place::Buried);
             let ready = queue.messages.len() as u64 - delayed - buried;
             let stats = Stats { ready, delayed, buried };
-            seen.queues.insert((*name).to_owned(), SeenQueue { stats, ..SeenQueue::default() });
+            let fading = queue.fading(wall);
+            let queue = SeenQueue { stats, fading, ..SeenQueue::default() };
+            seen.queues.insert((*name).to_owned(), queue);
         }
         let sinks: BTreeSet<&str> =
             world.queues.values().filter_map(|queue| queue.rules.dead_letter).collect();
@@ -315,6 +362,8 @@ impl World {
             }
             let ids = self.queue(name).next(usize::MAX, |_| true);
             if ids.is_empty() {
+                let messages = &mut self.queue_mut(name).messages;
+                messages.retain(|_, message| !message.is_fading(wall));
                 return;
             }
             for id in ids {
@@ -386,6 +435,8 @@ impl PartialEq for Got {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SeenQueue {
     pub stats: Stats,
+    /// How many of those that are ready or delayed may be gone.
+    pub fading: u64,
     /// All that was delivered, in order: first what was ready, then what was delayed.
     pub got: Vec<Got>,
     pub buried_in_the_end: u64,
@@ -408,7 +459,14 @@ impl Seen {
         }
         for (name, want) in &expected.queues {
             let have = &self.queues[name];
-            if have.stats != want.stats {
+            let waiting = |stats: Stats| stats.ready + stats.delayed;
+            let gone = waiting(want.stats).wrapping_sub(waiting(have.stats));
+            let alike = if want.fading == 0 {
+                have.stats == want.stats
+            } else {
+                gone <= want.fading && have.stats.buried == want.stats.buried
+            };
+            if !alike {
                 return Some(format!("{name}: {:?}, expected {:?}", have.stats, want.stats));
             }
             let pairs = have.got.iter().zip(&want.got).enumerate();

@@ -16,6 +16,7 @@ enum Op {
     Insert { queue: usize, bytes: usize, priority: u8, headers: usize },
     InsertBatch { queue: usize, count: usize, priority: u8, delay: u64 },
     InsertDelayed { queue: usize, priority: u8, delay: u64 },
+    InsertMortal { queue: usize, priority: u8, ttl: u64 },
     Get { queue: usize, max: Option<usize> },
     Peek { queue: usize },
     Delete { which: usize },
@@ -79,6 +80,8 @@ fn messages() -> impl Strategy<Value = Op> {
         ),
         2 => (a_queue(), a_priority(), a_time())
             .prop_map(|(queue, priority, delay)| Op::InsertDelayed { queue, priority, delay }),
+        2 => (a_queue(), a_priority(), a_time())
+            .prop_map(|(queue, priority, ttl)| Op::InsertMortal { queue, priority, ttl }),
         6 => a_queue().prop_map(|queue| Op::Get { queue, max: None }),
         3 => (a_queue(), 1usize..6).prop_map(|(queue, max)| Op::Get { queue, max: Some(max) }),
         1 => a_queue().prop_map(|queue| Op::Peek { queue }),
@@ -119,6 +122,9 @@ fn apply(world: &mut World, op: &Op) {
         }
         Op::InsertDelayed { queue, priority, delay } => {
             world.insert_delayed(NAMES[queue], priority, delay)
+        }
+        Op::InsertMortal { queue, priority, ttl } => {
+            world.insert_mortal(NAMES[queue], priority, ttl)
         }
         Op::Get { queue, max } => world.get(NAMES[queue], max),
         Op::Peek { queue } => world.peek(NAMES[queue]),

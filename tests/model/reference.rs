@@ -36,6 +36,16 @@ pub struct Message {
     pub holder: Option<u64>,
     /// The time for which it was delayed, which has come.
     pub was_due: Option<u64>,
+    /// When it expires, by the wall clock.
+    pub expiry: Option<u64>,
+}
+
+impl Message {
+    /// Whether it has expired and nobody holds it: then it is never delivered, and nobody knows whether it is still there.
+    pub fn is_fading(&self, wall: u64) -> bool {
+        let is_free = !matches!(self.place, Place::InFlight(_) | Place::Buried);
+        is_free && self.expiry.is_some_and(|expiry| expiry <= wall)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +86,8 @@ pub struct Counts {
     pub in_flight: u64,
     pub delayed: u64,
     pub buried: u64,
+    /// Of those that are ready or delayed, how many may be gone.
+    pub fading: u64,
 }
 
 /// What a delivery holds.
@@ -116,20 +128,22 @@ pub struct Model {
 impl Queue {
     /// The next one to go out: of the highest priority, and of those the given back ones first, then those that were
     /// delayed, by due time.
-    pub fn first(&self) -> Option<Seq> {
+    pub fn first(&self, wall: u64) -> Option<Seq> {
         let ready = self
             .messages
             .iter()
-            .filter(|(_, m)| matches!(m.place, Place::GivenBack | Place::Untouched));
+            .filter(|(_, m)| matches!(m.place, Place::GivenBack | Place::Untouched))
+            .filter(|(_, m)| !m.is_fading(wall));
         let turn = |(seq, m): &(&Seq, &Message)| {
             (Reverse(m.priority), m.place != Place::GivenBack, m.was_due, **seq)
         };
         ready.min_by_key(turn).map(|(seq, _)| *seq)
     }
 
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self, wall: u64) -> Counts {
         let mut counts = Counts::default();
         for message in self.messages.values() {
+            counts.fading += u64::from(message.is_fading(wall));
             match message.place {
                 Place::Untouched | Place::GivenBack => counts.ready += 1,
                 Place::InFlight(_) => counts.in_flight += 1,
@@ -189,7 +203,7 @@ impl Model {
 
     pub fn remove(&mut self, name: &'static str) -> Result<(), Refused> {
         let queue = self.queues.get(name).ok_or(Refused::NotFound)?;
-        if !queue.messages.is_empty() {
+        if queue.messages.values().any(|message| !message.is_fading(self.wall)) {
             return Err(Refused::NotEmpty);
         }
         self.queues.remove(name);
@@ -233,6 +247,7 @@ impl Model {
             attempts: 0,
             holder: None,
             was_due: None,
+            expiry: None,
         };
         self.queues.get_mut(name).unwrap().messages.insert(seq, message);
         seq
@@ -256,12 +271,36 @@ impl Model {
         }
     }
 
+    /// Whether a message that somebody holds may be gone.
+    pub fn is_fading(&mut self, held: Held) -> bool {
+        let wall = self.wall;
+        self.held(held).is_ok_and(|message| message.is_fading(wall))
+    }
+
+    /// A message that had expired turned out to be gone.
+    pub fn forget(&mut self, held: Held) {
+        self.queues.get_mut(held.queue).unwrap().messages.remove(&held.seq);
+    }
+
+    /// All that have expired are gone.
+    pub fn sweep(&mut self) {
+        for queue in self.queues.values_mut() {
+            queue.messages.retain(|_, message| !message.is_fading(self.wall));
+        }
+    }
+
+    /// Whether there are messages that expire: in this queue, or in any.
+    pub fn has_expiring(&self, name: Option<&str>) -> bool {
+        let queues = self.queues.iter().filter(|(queue, _)| name.is_none_or(|n| n == **queue));
+        queues.flat_map(|(_, queue)| queue.messages.values()).any(|m| m.expiry.is_some())
+    }
+
     /// Takes up to `max`. A message without attempts left goes out of circulation when it is its turn, and ends a batch.
     pub fn get(&mut self, name: &'static str, max: usize) -> Vec<Held> {
         let mut taken = Vec::new();
         while taken.len() < max {
             let queue = self.queues.get_mut(name).unwrap();
-            let Some(seq) = queue.first() else { break };
+            let Some(seq) = queue.first(self.wall) else { break };
             if queue.is_exhausted(seq) {
                 if !taken.is_empty() {
                     break;
@@ -359,11 +398,18 @@ impl Model {
         };
     }
 
-    pub fn purge(&mut self, name: &'static str, hits: impl Fn(Place) -> bool) -> u64 {
+    /// How many were purged, and how many more there may have been.
+    pub fn purge(&mut self, name: &'static str, hits: impl Fn(Place) -> bool) -> (u64, u64) {
+        let wall = self.wall;
         let messages = &mut self.queues.get_mut(name).unwrap().messages;
-        let before = messages.len();
-        messages.retain(|_, message| !hits(message.place));
-        (before - messages.len()) as u64
+        let (mut purged, mut fading) = (0, 0);
+        messages.retain(|_, message| {
+            let hit = hits(message.place);
+            let counter = if message.is_fading(wall) { &mut fading } else { &mut purged };
+            *counter += u64::from(hit);
+            !hit
+        });
+        (purged, fading)
     }
 
     /// The process ends, by a close (which gives back uncounted) or a kill. Returns how many were in flight.

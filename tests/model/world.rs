@@ -117,6 +117,21 @@ impl World {
         self.new_id(name, seq, id);
     }
 
+    /// Only where expired messages are deleted: in which order they move to a dead letter queue is nobody's business.
+    pub fn insert_mortal(&mut self, name: &'static str, priority: u8, ttl: u64) {
+        let queue = self.queue(name);
+        if self.model.queues[name].options.dead_letter.is_some() {
+            return;
+        }
+        let payload = self.payload(20);
+        let id = queue.insert(Message::new(&payload).priority(priority).ttl(ms(ttl))).unwrap();
+        let seq = self.model.insert(name, payload, priority, Vec::new(), 0);
+        let expiry = self.model.wall + ttl;
+        let message = self.model.queues.get_mut(name).unwrap().messages.get_mut(&seq).unwrap();
+        message.expiry = Some(expiry);
+        self.new_id(name, seq, id.as_u64());
+    }
+
     /// Every other message of the batch has this priority, and the others this delay.
     pub fn insert_batch(&mut self, name: &'static str, count: usize, priority: u8, delay: u64) {
         let queue = self.queue(name);
@@ -175,7 +190,7 @@ impl World {
     pub fn peek(&mut self, name: &'static str) {
         let queue = self.queue(name);
         let real = queue.peek().unwrap();
-        let model = self.model.queues[name].first();
+        let model = self.model.queues[name].first(self.model.wall);
         assert_eq!(real.is_some(), model.is_some(), "a message to peek at in {name}");
         let Some((entry, seq)) = real.zip(model) else { return };
         self.same_message(name, seq, entry.id().as_u64(), entry.payload());
@@ -190,14 +205,35 @@ impl World {
         Some(self.held.remove(at))
     }
 
+    /// Settles in both, or finds that the message had expired and is gone.
+    fn settle<T: PartialEq + std::fmt::Debug>(
+        &mut self,
+        held: Held,
+        real: millpond::Result<T>,
+        model: impl FnOnce(&mut Model) -> Result<T, Refused>,
+        what: &str,
+    ) {
+        let stale = real.as_ref().is_err_and(|e| *e.kind() == ErrorKind::StaleDelivery);
+        if stale && self.model.is_fading(held) {
+            self.model.forget(held);
+        } else {
+            same(real, model(&mut self.model), what);
+        }
+    }
+
     pub fn delete(&mut self, which: usize) {
         let Some((delivery, held)) = self.take_held(which) else { return };
-        same(delivery.delete(), self.model.delete(held), "delete");
+        self.settle(held, delivery.delete(), |model| model.delete(held), "delete");
     }
 
     pub fn delete_batch(&mut self, name: &'static str, which: usize, count: usize) {
         let queue = self.queue(name);
-        let batch: Vec<_> = (0..count).filter_map(|_| self.take_held(which)).collect();
+        let mut batch: Vec<_> = (0..count).filter_map(|_| self.take_held(which)).collect();
+        let fading = batch.extract_if(.., |(_, held)| self.model.is_fading(*held));
+        let fading: Vec<_> = fading.collect();
+        for (delivery, held) in fading {
+            self.settle(held, delivery.delete(), |model| model.delete(held), "delete");
+        }
         let deleted = batch.iter().filter(|(_, held)| self.model.delete(*held).is_ok()).count();
         let stale = batch.len() - deleted;
         let real = queue.delete_batch(batch.into_iter().map(|(delivery, _)| delivery)).unwrap();
@@ -210,7 +246,7 @@ impl World {
             0 => delivery.release(),
             delay => delivery.release_after(ms(delay)),
         };
-        same(real, self.model.release(held, delay), "release");
+        self.settle(held, real, |model| model.release(held, delay), "release");
     }
 
     pub fn fail(&mut self, which: usize, delay: Option<u64>) {
@@ -226,22 +262,27 @@ impl World {
             Fate::Buried => reference::Fate::Buried,
             other => panic!("an unknown fate: {other:?}"),
         });
-        same(real, self.model.fail(held, delay), "fail");
+        self.settle(held, real, |model| model.fail(held, delay), "fail");
     }
 
     pub fn bury(&mut self, which: usize) {
         let Some((delivery, held)) = self.take_held(which) else { return };
-        same(delivery.bury("no"), self.model.bury(held), "bury");
+        self.settle(held, delivery.bury("no"), |model| model.bury(held), "bury");
     }
 
     pub fn extend(&mut self, which: usize, lease: u64) {
         let Some((delivery, held)) = self.take_held(which) else { return };
-        same(delivery.extend(ms(lease)), self.model.extend(held, lease), "extend");
+        let real = delivery.extend(ms(lease));
+        self.settle(held, real, |model| model.extend(held, lease), "extend");
         self.held.push((delivery, held));
     }
 
     pub fn drop_held(&mut self, which: usize) {
         let Some((delivery, held)) = self.take_held(which) else { return };
+        if self.model.is_fading(held) {
+            // Nobody learns whether it was still there.
+            return self.settle(held, delivery.delete(), |model| model.delete(held), "delete");
+        }
         drop(delivery);
         self.model.drop(held);
     }
@@ -254,10 +295,14 @@ impl World {
             State::Delayed => matches!(place, Place::Delayed(_)),
             _ => place == Place::Buried,
         });
-        assert_eq!(queue.purge(state).unwrap(), model, "purged of {state:?}");
+        let real = queue.purge(state).unwrap();
+        assert!((model.0..=model.0 + model.1).contains(&real), "purged {real} of {state:?}");
     }
 
     pub fn declare(&mut self, name: &'static str, options: Options) {
+        if options.dead_letter.is_some() && self.model.has_expiring(Some(name)) {
+            return;
+        }
         let mut real = QueueOptions::new()
             .lease(options.lease.map(ms))
             .max_attempts(options.max_attempts)
@@ -277,11 +322,17 @@ impl World {
 
     pub fn remove(&mut self, name: &'static str) {
         let old = self.store.find(name).unwrap();
+        let real = self.store.remove(name);
+        let is_full = real.as_ref().is_err_and(|error| *error.kind() == ErrorKind::NotEmpty);
+        let fading = |queue: &reference::Queue| queue.counts(self.model.wall).fading > 0;
+        if is_full && self.model.queues.get(name).is_some_and(fading) {
+            return;
+        }
         let model = self.model.remove(name);
         if model.is_ok() {
             self.removed.extend(old);
         }
-        same(self.store.remove(name), model, "remove");
+        same(real, model, "remove");
     }
 
     pub fn advance(&mut self, by: u64) {
@@ -291,6 +342,10 @@ impl World {
     }
 
     pub fn set_wall_back(&mut self, by: u64) {
+        if self.model.has_expiring(None) {
+            // What has expired and is still there might come back.
+            return;
+        }
         self.model.wall -= by;
         self.clock.set_wall_ms(self.model.wall);
     }
@@ -344,20 +399,26 @@ impl World {
         self.model.observe();
         let names: Vec<&str> = self.model.queues.keys().copied().collect();
         assert_eq!(self.store.queue_names(), names);
+        let (mut all, mut all_gone) = (0, 0);
         for (name, queue) in &self.model.queues {
             let real = self.store.find(name).unwrap().unwrap().stats().unwrap();
-            let model = queue.counts();
+            let model = queue.counts(self.model.wall);
+            let waiting = model.ready + model.delayed;
+            let gone = waiting.checked_sub(real.ready + real.delayed).expect("none too many");
+            assert!(gone <= model.fading, "{gone} of {} are gone from {name}", model.fading);
+            all += model.ready + model.delayed + model.in_flight + model.buried;
+            all_gone += gone;
             let real = reference::Counts {
-                ready: real.ready,
+                ready: if model.fading > 0 { model.ready } else { real.ready },
                 in_flight: real.in_flight,
-                delayed: real.delayed,
+                delayed: if model.fading > 0 { model.delayed } else { real.delayed },
                 buried: real.buried,
+                fading: model.fading,
             };
             assert_eq!(real, model, "counts of {name}");
         }
         let stats = self.store.stats();
-        let messages: usize = self.model.queues.values().map(|queue| queue.messages.len()).sum();
-        assert_eq!((stats.queues, stats.messages), (names.len(), messages as u64));
+        assert_eq!((stats.queues, stats.messages), (names.len(), all - all_gone));
         assert_eq!((stats.damaged_messages, &stats.damage[..]), (0, &[][..]));
         for queue in &self.removed {
             assert_eq!(queue.insert("x").unwrap_err().kind(), &ErrorKind::NotFound);
@@ -369,6 +430,8 @@ impl World {
     pub fn drain(&mut self) {
         self.close_and_reopen();
         self.advance(120_000);
+        while step(&self.store).unwrap() {}
+        self.model.sweep();
         self.compare();
         for name in NAMES {
             let mut before = None;
