@@ -46,6 +46,8 @@ pub(crate) enum Bug {
     AttemptForgotten,
     /// A message is moved to its dead letter queue in two appends.
     MovedInTwoAppends,
+    /// A cursor does not say that messages of a queue expire.
+    ExpiryForgotten,
     /// A rewritten segment gets its name before its content is durable.
     RewriteNotSynced,
     /// What was deleted while a segment was rewritten is there again.

@@ -252,7 +252,7 @@ fn what_was_copied_by_compaction_expires_too() {
     }
     let all = get_all(&queue);
     let (kept, deleted): (Vec<_>, Vec<_>) =
-        all.into_iter().partition(|delivery| number(delivery.payload()) % 8 == 0);
+        all.into_iter().partition(|delivery| number(delivery.payload()).is_multiple_of(8));
     queue.delete_batch(deleted).unwrap();
     drop(kept);
     settle(&f.store);

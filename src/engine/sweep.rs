@@ -19,7 +19,7 @@ use crate::format::frame::{Found, HeaderOnly, read_header};
 use crate::format::position::Position;
 use crate::format::record::INSERT;
 use crate::format::record::insert::{decode_insert, expires};
-use crate::log::{Lane, Segment, earlier};
+use crate::log::{Lane, Segment, Slot, earlier};
 use crate::storage::Mapping;
 
 /// Messages that are looked at in one piece.
@@ -158,7 +158,7 @@ impl Engine {
         &self,
         sweep: &mut Sweep,
         lane: Lane,
-    ) -> Option<(Arc<QueueShared>, Vec<(u32, u32)>)> {
+    ) -> Option<(Arc<QueueShared>, Vec<Slot>)> {
         let state = self.lock_state();
         let at = place(&state, &sweep.segment)?;
         let queue = state.queues.get(&lane.queue)?.shared.clone();

@@ -18,7 +18,7 @@ pub(crate) use appender::{
     SEGMENT_OVERHEAD, Start, file_bytes, frames_capacity, prepare_file, reuse_file, sync_prepared,
 };
 pub(crate) use commit::SyncFailed;
-pub(crate) use index::{Lane, LaneIndex, MemoryIndex, earlier};
+pub(crate) use index::{Lane, LaneIndex, MemoryIndex, Slot, earlier};
 pub(crate) use recovery::{DamagedSpan, Surveyed, Verdict, verdict};
 pub(crate) use segment::{Segment, index_name, parse_index_name, parse_segment_name, segment_name};
 pub(crate) use survey::{BadSpan, Survey, frames, survey, survey_data, used_bytes};

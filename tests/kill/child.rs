@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use millpond::{Delivery, Durability, Message, Queue, Result, Store};
 
@@ -157,7 +157,8 @@ impl Producer {
         };
         self.journal.write(&[Record { kind: Kind::Inserted, id: id.as_u64(), ..record }]);
         self.inserted += count;
-        self.backlog[queue as usize].fetch_add(count as i64, Ordering::Relaxed);
+        let immortal = (first..first + count).filter(|key| load::ttl(queue, *key).is_none());
+        self.backlog[queue as usize].fetch_add(immortal.count() as i64, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -190,7 +191,9 @@ impl Consumer {
         let count = if self.random.one_in(4) { 1 + self.random.below(8) } else { 1 };
         self.journal
             .write(&[Record { count: count as u16, ..Record::new(Kind::Getting, *number) }]);
+        let before = SystemTime::now();
         let deliveries = queue.get_batch(count as usize, Duration::from_millis(5))?;
+        deliveries.iter().for_each(|delivery| check_in_time(*number, delivery, before));
         let mut records: Vec<Record> = deliveries.iter().map(|d| got(*number, d)).collect();
         let got = records.clone();
         records.push(Record::new(Kind::GotAll, *number));
@@ -219,7 +222,7 @@ impl Consumer {
             _ => drop(delivery.fail("chance")?),
         }
         self.journal.write(&[Record { kind: Kind::Settled, ..record }]);
-        if kind == Kind::Deleting {
+        if kind == Kind::Deleting && load::ttl(record.queue, record.key).is_none() {
             self.backlog[record.queue as usize].fetch_sub(1, Ordering::Relaxed);
         }
         Ok(())
@@ -231,6 +234,17 @@ fn got(queue: u8, delivery: &Delivery) -> Record {
     let key = load::check(queue, delivery).unwrap();
     let (id, attempt) = (delivery.id().as_u64(), delivery.attempt());
     Record { key, id, attempt, ..Record::new(Kind::Got, queue) }
+}
+
+/// Nothing is delivered that had expired before the get began.
+fn check_in_time(queue: u8, delivery: &Delivery, before: SystemTime) {
+    // The time of an insert is that of a coarse clock.
+    const COARSE: Duration = Duration::from_millis(20);
+    let key = load::check(queue, delivery).unwrap();
+    if let Some(ttl) = load::ttl(queue, key) {
+        let expiry = delivery.inserted_at() + ttl + COARSE;
+        assert!(before < expiry, "{key:#x} expired at {expiry:?}, and was got after {before:?}");
+    }
 }
 
 /// Where the journals of a round lie.

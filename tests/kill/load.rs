@@ -90,6 +90,17 @@ pub fn is_delayed(queue: u8, key: u64) -> bool {
     delay_ms(queue, key) > 0
 }
 
+/// Whether messages of that queue expire.
+pub fn has_mortal(queue: u8) -> bool {
+    queue == 1
+}
+
+/// How long the message of that name lives, if not for ever.
+pub fn ttl(queue: u8, key: u64) -> Option<Duration> {
+    let is_mortal = has_mortal(queue) && key % 7 == 3;
+    is_mortal.then(|| Duration::from_millis(10 + key % 40))
+}
+
 /// Every fourth message has its name in a header too.
 fn has_header(key: u64) -> bool {
     key.is_multiple_of(4)
@@ -99,6 +110,10 @@ fn has_header(key: u64) -> bool {
 pub fn message(queue: u8, key: u64, payload: &[u8]) -> Message<'_> {
     let delay = Duration::from_millis(delay_ms(queue, key));
     let message = Message::new(payload).priority(priority(queue, key)).delay(delay);
+    let message = match ttl(queue, key) {
+        Some(ttl) => message.ttl(ttl),
+        None => message,
+    };
     if has_header(key) { message.header("name", key as i64) } else { message }
 }
 

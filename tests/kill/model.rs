@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use crate::journal::{Kind, Record};
-use crate::load::{PRIORITIES, QUEUES, SINGLE, is_delayed, priority};
+use crate::load::{PRIORITIES, QUEUES, SINGLE, is_delayed, priority, ttl};
 
 /// A message that may be in the store.
 #[derive(Clone, Copy, Debug)]
@@ -248,7 +248,8 @@ impl Model {
             self.live.keys().copied().filter(|key| !present.contains(key)).collect();
         for key in missing {
             let message = self.message(key)?;
-            if message.sure && !message.deleting {
+            let may_expire = ttl(message.queue, key).is_some();
+            if message.sure && !message.deleting && !may_expire {
                 return Err(format!("message {key:#x} is lost: {message:?}"));
             }
             if !message.sure {
@@ -323,8 +324,11 @@ impl Model {
     fn check_whole_batches(&self, present: &HashSet<u64>) -> Checked {
         for &(first, count) in &self.uncertain.inserts {
             let there = |key: &u64| present.contains(key) || self.gone.contains(key);
-            let inserted = (first..first + count).filter(there).count() as u64;
-            if inserted != 0 && inserted != count {
+            let lasts = |key: &u64| ttl(self.live[key].queue, *key).is_none();
+            let batch = (first..first + count).filter(|key| self.live.contains_key(key));
+            let batch: Vec<u64> = batch.filter(lasts).collect();
+            let inserted = batch.iter().filter(|key| there(key)).count();
+            if inserted != 0 && inserted != batch.len() {
                 return Err(format!("{inserted} of the {count} messages of batch {first:#x}"));
             }
         }

@@ -16,6 +16,7 @@ use crate::format::cursor::sections::{
 };
 use crate::format::cursor::{CursorEncoder, CursorHeader};
 use crate::log::parse_segment_name;
+use crate::planted::{Bug, planted};
 use crate::report::Damage;
 
 /// How many touched messages are captured under one hold of the lock.
@@ -142,7 +143,7 @@ impl Engine {
             name: entry.shared.name.as_bytes().to_vec(),
             declared_at: entry.declared_at,
             as_of: tail.end(),
-            expires: entry.shared.has_expiring(),
+            expires: entry.shared.has_expiring() && !planted(Bug::ExpiryForgotten),
             live: entry.live(&tail),
             options: entry.options.encode()?,
             lanes: entry
