@@ -502,3 +502,34 @@ fn the_only_segment_cut_off_anywhere_is_reported_as_damage() {
         assert_eq!(drain(&queue).len(), 1);
     }
 }
+
+/// That a lease has run out is not in the log, and neither is that it is extended: a cursor in between must not know more.
+#[test]
+fn a_lease_that_was_extended_after_it_ran_out_counts_as_redelivered() {
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = proc_opts().open_simulated(&disk, &clock).unwrap();
+    let lease = Duration::from_secs(1);
+    let queue = store.declare("q", QueueOptions::new().lease(Some(lease))).unwrap();
+    queue.insert("held").unwrap();
+    let held = queue.get().unwrap();
+    clock.advance(2 * lease);
+    assert_eq!(queue.stats().unwrap().ready, 1);
+    let cursors = || -> Vec<_> {
+        disk.file_names().into_iter().filter(|name| name.starts_with("cursor")).collect()
+    };
+    let before = cursors();
+    let other = store.queue("other").unwrap();
+    while cursors() == before {
+        other.insert(vec![1; 10_000]).unwrap();
+        steps(&store);
+    }
+    held.extend(lease).unwrap();
+    let left = proc_opts().open_simulated(&disk.kill(), &clock).unwrap();
+    assert_eq!(left.recovery().redelivered, 1);
+    // Nothing was in flight when the store was closed.
+    clock.advance(2 * lease);
+    assert_eq!(queue.stats().unwrap().ready, 1);
+    store.close().unwrap();
+    let store = proc_opts().open_simulated(&disk, &clock).unwrap();
+    assert_eq!(store.recovery().redelivered, 0);
+}
