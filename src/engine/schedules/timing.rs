@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use super::*;
+use crate::message::Message;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::time_goes_by;
 
@@ -69,6 +70,36 @@ fn a_consumer_that_leaves_hands_the_time_on() {
         let leaving = Box::new(move || drop(leaving.get_timeout(Duration::ZERO).unwrap()));
         let done = Arc::default();
         let threads = spawn_all(vec![leaving, get_and_delete(&queue)], &done);
+        let_time_go_by(&clock, threads, &done);
+        store.close().unwrap();
+    });
+}
+
+/// A delay may be over while the insert still waits for its sync. Then the message may not be seen, and whoever waits for
+/// it is to be woken by the insert.
+#[test]
+fn a_message_whose_delay_is_over_is_delivered_only_once_it_is_durable() {
+    explore(|| {
+        let clock = Clock::new();
+        let disk = yielding(Disk::new());
+        let store = open_with(&disk, settings(Durability::Sync), &clock);
+        let queue = queue(&store, "q");
+        let insert = |name: &'static str| -> Box<dyn FnOnce() + Send> {
+            let queue = queue.clone();
+            let message = Message::new(payload(name, 100)).delay(DELAY);
+            Box::new(move || drop(queue.insert(message).unwrap()))
+        };
+        let get = || -> Box<dyn FnOnce() + Send> {
+            let (disk, queue) = (disk.clone(), queue.clone());
+            Box::new(move || {
+                let delivery = queue.get().unwrap();
+                let name = name_of(delivery.payload());
+                assert!(survives_a_power_cut(&disk, &name), "{name} was delivered");
+                delivery.delete().unwrap();
+            })
+        };
+        let done = Arc::default();
+        let threads = spawn_all(vec![insert("a"), insert("b"), get(), get()], &done);
         let_time_go_by(&clock, threads, &done);
         store.close().unwrap();
     });
