@@ -1,10 +1,14 @@
 //! What users choose: when things become durable, and how a queue treats its messages.
 
+mod backoff;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+
+pub use backoff::Backoff;
 
 /// When an operation is durable.
 ///
@@ -39,43 +43,6 @@ pub enum OnDrop {
     Fail,
     /// Given back at once and not counted, as by `release`.
     Release,
-}
-
-/// How long a failed message waits before it is delivered again.
-///
-/// Stored with the queue's options: variants are only ever added at the end.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum Backoff {
-    /// The same wait after every failure; zero gives the message back at once.
-    Fixed(Duration),
-    /// `first` after the first failure, then twice as long each time, never more than `max`.
-    Exponential {
-        /// The wait after the first failure.
-        first: Duration,
-        /// The longest wait.
-        max: Duration,
-    },
-}
-
-impl Backoff {
-    /// The wait after the `attempts`-th attempt failed (counted from 1).
-    pub(crate) fn delay(&self, attempts: u32) -> Duration {
-        match *self {
-            Backoff::Fixed(delay) => delay,
-            Backoff::Exponential { first, max } => {
-                let doublings = attempts.saturating_sub(1).min(31);
-                first.saturating_mul(1 << doublings).min(max)
-            }
-        }
-    }
-}
-
-impl Default for Backoff {
-    /// 100 ms, doubling up to 1 minute.
-    fn default() -> Backoff {
-        Backoff::Exponential { first: Duration::from_millis(100), max: Duration::from_secs(60) }
-    }
 }
 
 /// How a queue treats its messages.
@@ -134,7 +101,9 @@ impl QueueOptions {
         self
     }
 
-    /// How long a failed message waits before its next attempt. Default: 100 ms, doubling up to 1 minute.
+    /// How long a failed message waits before its next attempt. Default: 100 ms, doubling up to 1 minute, all alike. Where
+    /// many messages fail together, as in an outage of what their consumers call, give it some jitter.
+    /// [`Delivery::fail_after`](crate::Delivery::fail_after) overrides it for one failure.
     pub fn backoff(mut self, backoff: Backoff) -> QueueOptions {
         self.backoff = backoff;
         self
@@ -182,6 +151,7 @@ impl QueueOptions {
                 return Err(Error::invalid("a queue cannot be its own dead letter queue"));
             }
         }
+        self.backoff.check()?;
         self.durability.map_or(Ok(()), Durability::check)
     }
 
@@ -278,7 +248,7 @@ mod tests {
         let options = QueueOptions::new()
             .lease(None)
             .max_attempts(Some(3))
-            .backoff(Backoff::Fixed(Duration::from_secs(5)))
+            .backoff(Backoff::List(vec![Duration::MAX; 100]))
             .on_drop(OnDrop::Release)
             .dead_letter("dead")
             .durability(Durability::Interval(Duration::from_millis(20)))
@@ -301,14 +271,5 @@ mod tests {
             assert!(check_queue_name(name).is_err(), "{name:?}");
         }
         assert!(check_queue_name("orders/eu west.1-é").is_ok());
-    }
-
-    #[test]
-    fn an_exponential_backoff_doubles_up_to_its_maximum_and_never_overflows() {
-        let backoff = Backoff::default();
-        let waits: Vec<u128> = (1..=12).map(|n| backoff.delay(n).as_millis()).collect();
-        assert_eq!(waits[..4], [100, 200, 400, 800]);
-        assert_eq!(waits[11], 60_000);
-        assert_eq!(backoff.delay(u32::MAX).as_millis(), 60_000);
     }
 }

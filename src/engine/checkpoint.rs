@@ -38,7 +38,7 @@ const BURST: Duration = Duration::from_secs(1);
 /// The cursor is at most a quarter of the log written between two of them.
 const LOG_PER_CURSOR: u64 = 4;
 
-/// What a declaration takes besides the queue's name, roughly.
+/// What a declaration takes besides the queue's name and options, roughly.
 const DECLARE_BYTES: u64 = 64;
 
 impl Engine {
@@ -155,7 +155,8 @@ impl Engine {
     fn carry_declarations(&self) -> Result<()> {
         let mut declared: HashMap<u32, u64> = HashMap::new();
         for queue in self.lock_state().queues.values() {
-            let bytes = queue.shared.name.len() as u64 + DECLARE_BYTES;
+            let options = queue.options.encode()?.len() as u64;
+            let bytes = queue.shared.name.len() as u64 + options + DECLARE_BYTES;
             *declared.entry(queue.declared_at.segment()).or_default() += bytes;
         }
         // A checkpoint without the declaration keeps the segment.

@@ -224,7 +224,7 @@ impl Engine {
             return self.retire(&held.queue, held.id, Claimant::Token(held.token), why);
         }
         self.put(held, |entry, options, now| {
-            let delay = delay.unwrap_or_else(|| options.backoff.delay(entry.attempts));
+            let delay = delay.unwrap_or_else(|| options.backoff.delay(held.id, entry.attempts));
             let entry = later(entry.priority, entry.attempts, now, delay);
             let at = if entry.place == Place::Delayed { entry.due_ms } else { now.wall_ms };
             (entry, Fate::RetryAt(wall_time(at)))

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millpond::{Delivery, QueueOptions};
+use millpond::{Backoff, Delivery, QueueOptions};
 
 /// The key of a header with a number.
 const HEADER: &str = "number";
@@ -126,7 +126,7 @@ pub struct Rules {
     pub max_attempts: Option<u32>,
     pub dead_letter: Option<&'static str>,
     pub lease_ms: u64,
-    /// The wait after a failure.
+    /// The wait after the first failure, at most.
     pub backoff_ms: u64,
 }
 
@@ -138,10 +138,16 @@ impl Default for Rules {
 
 impl Rules {
     pub fn options(&self) -> QueueOptions {
+        let first = Duration::from_millis(self.backoff_ms);
+        let backoff = match self.backoff_ms {
+            0 => Backoff::Fixed(first),
+            // When the message comes back, the store says.
+            _ => Backoff::Exponential { first, max: 2 * first, jitter: 50 },
+        };
         let options = QueueOptions::new()
             .lease(Some(Duration::from_millis(self.lease_ms)))
             .max_attempts(self.max_attempts)
-            .backoff(millpond::Backoff::Fixed(Duration::from_millis(self.backoff_ms)));
+            .backoff(backoff);
         match self.dead_letter {
             Some(name) => options.dead_letter(name),
             None => options,

@@ -25,8 +25,8 @@ pub fn queue_options(queue: u8) -> QueueOptions {
     let ms = Duration::from_millis;
     QueueOptions::new().lease(None).backoff(match queue {
         SINGLE => Backoff::Fixed(Duration::ZERO),
-        1 => Backoff::Fixed(ms(3)),
-        _ => Backoff::Exponential { first: ms(1), max: ms(8) },
+        1 => Backoff::List(vec![ms(1), ms(3)]),
+        _ => Backoff::Exponential { first: ms(1), max: ms(8), jitter: 50 },
     })
 }
 

@@ -8,7 +8,7 @@ mod world;
 use millpond::State;
 use proptest::prelude::*;
 
-use reference::Options;
+use reference::{Backoff, Options};
 use world::{NAMES, World};
 
 #[derive(Clone, Debug)]
@@ -53,12 +53,23 @@ fn a_time() -> impl Strategy<Value = u64> {
     prop_oneof![Just(1), Just(1000), Just(2500), 1u64..4000]
 }
 
+fn backoff() -> impl Strategy<Value = Backoff> {
+    // One in three is refused for its jitter, or because it begins above its maximum.
+    let jitter = prop_oneof![Just(0), 0u8..=101];
+    prop_oneof![
+        2 => Just(Backoff::Fixed(0)),
+        2 => a_time().prop_map(Backoff::Fixed),
+        2 => (1u64..3000, a_time(), jitter)
+            .prop_map(|(first, max, jitter)| Backoff::Exponential { first, max, jitter }),
+        1 => prop::collection::vec(prop_oneof![Just(0), a_time()], 0..4).prop_map(Backoff::List),
+    ]
+}
+
 fn options() -> impl Strategy<Value = Options> {
     let lease = prop::option::of(a_time());
     let max_attempts = prop::option::of(1u32..4);
     let dead_letter = prop::option::of(prop::sample::select(NAMES.to_vec()));
-    let backoff = prop_oneof![Just(0), a_time()];
-    (lease, max_attempts, backoff, any::<bool>(), dead_letter).prop_map(
+    (lease, max_attempts, backoff(), any::<bool>(), dead_letter).prop_map(
         |(lease, max_attempts, backoff, release_on_drop, dead_letter)| Options {
             lease,
             max_attempts,

@@ -48,22 +48,63 @@ impl Message {
     }
 }
 
+/// In milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backoff {
+    Fixed(u64),
+    Exponential { first: u64, max: u64, jitter: u8 },
+    List(Vec<u64>),
+}
+
+impl Backoff {
+    fn is_possible(&self) -> bool {
+        match self {
+            Backoff::Fixed(_) => true,
+            Backoff::Exponential { first, max, jitter } => first <= max && *jitter <= 100,
+            Backoff::List(waits) => !waits.is_empty(),
+        }
+    }
+
+    fn delay(&self, id: u64, attempts: u32) -> u64 {
+        match self {
+            Backoff::Fixed(delay) => *delay,
+            Backoff::Exponential { first, max, jitter } => {
+                let longest = (first << (attempts - 1).min(31)).min(*max);
+                let nanos = u128::from(longest) * 1_000_000;
+                let off = (nanos * u128::from(scatter(id, attempts))) >> 32;
+                let wait = (nanos - off * u128::from(*jitter) / 100) / 1_000_000;
+                // Less than a millisecond is one.
+                wait.max(1) as u64
+            }
+            Backoff::List(waits) => waits[waits.len().min(attempts as usize) - 1],
+        }
+    }
+}
+
+/// What decides by how much a wait is shorter than its jitter would let it be at most.
+fn scatter(id: u64, attempts: u32) -> u32 {
+    let mut word = id.wrapping_add(u64::from(attempts).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((word ^ (word >> 31)) >> 32) as u32
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     pub lease: Option<u64>,
     pub max_attempts: Option<u32>,
-    pub backoff: u64,
+    pub backoff: Backoff,
     pub release_on_drop: bool,
     pub dead_letter: Option<&'static str>,
 }
 
 impl Default for Options {
-    /// The library's, but for the backoff, which no test waits long enough for to tell.
+    /// The library's.
     fn default() -> Options {
         Options {
             lease: Some(30 * 60 * 1000),
             max_attempts: None,
-            backoff: 100,
+            backoff: Backoff::Exponential { first: 100, max: 60_000, jitter: 0 },
             release_on_drop: false,
             dead_letter: None,
         }
@@ -72,9 +113,7 @@ impl Default for Options {
 
 #[derive(Clone, Debug, Default)]
 pub struct Queue {
-    /// Whether the options are the defaults, with a backoff that doubles.
     pub options: Options,
-    pub doubling: bool,
     pub messages: BTreeMap<Seq, Message>,
     /// Differs between two queues of one name, the first of which was removed.
     pub incarnation: u64,
@@ -157,13 +196,6 @@ impl Queue {
     fn is_exhausted(&self, seq: Seq) -> bool {
         self.options.max_attempts.is_some_and(|most| self.messages[&seq].attempts >= most)
     }
-
-    fn backoff(&self, attempts: u32) -> u64 {
-        if !self.doubling {
-            return self.options.backoff;
-        }
-        (self.options.backoff << attempts.saturating_sub(1).min(31)).min(60_000)
-    }
 }
 
 impl Model {
@@ -171,19 +203,22 @@ impl Model {
         Model { wall, ..Model::default() }
     }
 
-    fn new_queue(&mut self, options: Options, doubling: bool) -> Queue {
+    fn new_queue(&mut self, options: Options) -> Queue {
         self.incarnations += 1;
-        Queue { options, doubling, messages: BTreeMap::new(), incarnation: self.incarnations }
+        Queue { options, messages: BTreeMap::new(), incarnation: self.incarnations }
     }
 
     pub fn open_queue(&mut self, name: &'static str) {
         if !self.queues.contains_key(name) {
-            let queue = self.new_queue(Options::default(), true);
+            let queue = self.new_queue(Options::default());
             self.queues.insert(name, queue);
         }
     }
 
     pub fn declare(&mut self, name: &'static str, options: Options) -> Result<(), Refused> {
+        if !options.backoff.is_possible() {
+            return Err(Refused::Invalid);
+        }
         let mut next = options.dead_letter;
         while let Some(dead) = next {
             if dead == name {
@@ -197,7 +232,6 @@ impl Model {
         self.open_queue(name);
         let queue = self.queues.get_mut(name).unwrap();
         queue.options = options;
-        queue.doubling = false;
         Ok(())
     }
 
@@ -368,12 +402,13 @@ impl Model {
     }
 
     pub fn fail(&mut self, held: Held, delay: Option<u64>) -> Result<Fate, Refused> {
-        let attempts = self.held(held)?.attempts;
+        let message = self.held(held)?;
+        let (id, attempts) = (message.id.unwrap(), message.attempts);
         let queue = &self.queues[held.queue];
         if queue.is_exhausted(held.seq) {
             return Ok(self.retire(held.queue, held.seq));
         }
-        let delay = delay.unwrap_or_else(|| queue.backoff(attempts));
+        let delay = delay.unwrap_or_else(|| queue.options.backoff.delay(id, attempts));
         self.give_back(held, delay).map(Fate::RetryAt)
     }
 

@@ -50,6 +50,16 @@ fn kind(refused: Refused) -> ErrorKind {
     }
 }
 
+fn backoff(model: &reference::Backoff) -> Backoff {
+    match model {
+        reference::Backoff::Fixed(delay) => Backoff::Fixed(ms(*delay)),
+        reference::Backoff::Exponential { first, max, jitter } => {
+            Backoff::Exponential { first: ms(*first), max: ms(*max), jitter: *jitter }
+        }
+        reference::Backoff::List(waits) => Backoff::List(waits.iter().map(|w| ms(*w)).collect()),
+    }
+}
+
 /// Both did it, or both refused for the same reason.
 fn same<T: PartialEq + std::fmt::Debug>(
     real: millpond::Result<T>,
@@ -306,7 +316,7 @@ impl World {
         let mut real = QueueOptions::new()
             .lease(options.lease.map(ms))
             .max_attempts(options.max_attempts)
-            .backoff(Backoff::Fixed(ms(options.backoff)));
+            .backoff(backoff(&options.backoff));
         if options.release_on_drop {
             real = real.on_drop(OnDrop::Release);
         }

@@ -1,0 +1,36 @@
+//! What a queue can promise: how it retries, what becomes of what it has given up, and how it is looked at and managed.
+
+mod retry;
+#[path = "../common/small_store.rs"]
+mod small_store;
+
+use std::time::Duration;
+
+use millpond::testing::{Clock, Disk};
+use millpond::{Delivery, Queue, Store};
+
+use small_store::{number, options, payload, settle};
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn open(disk: &Disk) -> Store {
+    options().open_simulated(disk, &Clock::new()).unwrap()
+}
+
+/// All that can be got, in order.
+fn get_all(queue: &Queue) -> Vec<Delivery> {
+    std::iter::from_fn(|| queue.try_get().unwrap()).collect()
+}
+
+fn numbers(deliveries: &[Delivery]) -> Vec<u64> {
+    deliveries.iter().map(|delivery| number(delivery.payload())).collect()
+}
+
+/// Messages with these numbers.
+fn insert(queue: &Queue, numbers: std::ops::Range<u64>) {
+    for n in numbers {
+        queue.insert(payload(n, 100)).unwrap();
+    }
+}
