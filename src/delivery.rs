@@ -85,6 +85,11 @@ impl Delivery {
         self.content.priority
     }
 
+    /// The deduplication key that it was inserted with.
+    pub fn dedup_key(&self) -> Option<&[u8]> {
+        self.content.head()?.key
+    }
+
     /// When the lease ends, as it was when the message was got; None if the queue has no leases.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
@@ -231,6 +236,11 @@ impl Entry {
         self.content.priority
     }
 
+    /// The deduplication key that it was inserted with.
+    pub fn dedup_key(&self) -> Option<&[u8]> {
+        self.content.head()?.key
+    }
+
     /// When it was inserted.
     pub fn inserted_at(&self) -> SystemTime {
         wall_time(self.content.time_ms)
@@ -238,7 +248,8 @@ impl Entry {
 }
 
 impl<'a> From<&'a Delivery> for Message<'a> {
-    /// The same payload, priority and headers, to insert elsewhere.
+    /// The same payload, priority and headers, to insert elsewhere. Not the deduplication key: it names the message that is
+    /// there.
     fn from(delivery: &'a Delivery) -> Self {
         let message = Message::new(delivery.payload()).priority(delivery.priority());
         delivery.headers().iter().fold(message, |message, (key, value)| message.header(key, value))

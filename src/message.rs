@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::engine::Due;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::cursor::window::{DEDUP_KEY_BYTES_MAX, is_dedup_key};
 use crate::format::record::headers::put_header_block;
 use crate::headers::{CONTENT_TYPE, CORRELATION_ID, HeaderValue, REPLY_TO};
 
@@ -58,6 +59,7 @@ pub struct Message<'a> {
     priority: u8,
     due: Option<Due>,
     ttl: Option<Duration>,
+    dedup_key: Option<Cow<'a, [u8]>>,
     /// None is none: most messages have no headers, and are to cost nothing for it.
     headers: Option<Box<HeaderList<'a>>>,
 }
@@ -113,6 +115,47 @@ impl<'a> Message<'a> {
         self
     }
 
+    /// Names the message, so that it can be inserted again without being there twice: while its queue knows the key, an
+    /// insert with the same one returns the id of the first message and inserts nothing, whatever else differs, and also if
+    /// that message was delivered and deleted since. Any 1 to 255 bytes. How long a queue knows it is said by its
+    /// [`dedup_window`](crate::QueueOptions::dedup_window): by default 5 minutes, if not 100,000 other keys follow.
+    ///
+    /// A duplicate returns only when the first message has reached the durability that the queue asks for. In a batch, the
+    /// same goes for each message by itself, and of two with the same key the first is inserted.
+    ///
+    /// So whoever does not know whether an insert took effect, because the process or the disk has failed, does it again:
+    ///
+    /// ```
+    /// # fn main() -> millpond::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use millpond::{Message, Store};
+    ///
+    /// let order = || Message::new("2 pounds of tea").dedup_key(b"order 17");
+    /// let store = Store::open(dir.path())?;
+    /// let first = match store.queue("orders")?.insert(order()) {
+    ///     // Its sync has failed: it may be there after a reopen, or not. Nothing more is accepted until then.
+    ///     Err(error) if error.is_indeterminate() => None,
+    ///     other => Some(other?),
+    /// };
+    /// drop(store);
+    ///
+    /// // In the next process, or after the reopen: it is there once, whatever became of it before.
+    /// let store = Store::open(dir.path())?;
+    /// let queue = store.queue("orders")?;
+    /// let id = queue.insert(order())?;
+    /// assert!(first.is_none_or(|first| first == id));
+    /// assert_eq!(queue.stats()?.ready, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A message that is moved to a dead letter queue, that is made from a [`Delivery`](crate::Delivery), or that was
+    /// salvaged, has no key.
+    pub fn dedup_key(mut self, key: impl Into<Cow<'a, [u8]>>) -> Message<'a> {
+        self.dedup_key = Some(key.into());
+        self
+    }
+
     /// Adds a header, or gives one another value. Keys are text of 1 to 255 bytes; all headers of a message take at most
     /// 64 KiB. They come out in the order in which they were added.
     pub fn header(
@@ -147,7 +190,11 @@ impl<'a> Message<'a> {
     /// Whether there is nothing but a payload.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
-        self.priority == 0 && self.due.is_none() && self.ttl.is_none() && self.headers.is_none()
+        self.priority == 0
+            && self.due.is_none()
+            && self.ttl.is_none()
+            && self.dedup_key.is_none()
+            && self.headers.is_none()
     }
 
     pub(crate) fn due(&self) -> Option<Due> {
@@ -165,6 +212,16 @@ impl<'a> Message<'a> {
             return Err(Error::invalid(what));
         }
         Ok(self.priority)
+    }
+
+    /// The deduplication key, once it is known to be one.
+    pub(crate) fn checked_dedup_key(&self) -> Result<Option<&[u8]>> {
+        let key = self.dedup_key.as_deref();
+        if key.is_some_and(|key| !is_dedup_key(key)) {
+            let what = format!("a deduplication key has 1 to {DEDUP_KEY_BYTES_MAX} bytes");
+            return Err(Error::invalid(what));
+        }
+        Ok(key)
     }
 
     /// The headers as they are stored; empty for none.
@@ -231,7 +288,8 @@ impl From<String> for Message<'_> {
 
 impl<'a> From<Cow<'a, [u8]>> for Message<'a> {
     fn from(payload: Cow<'a, [u8]>) -> Self {
-        Message { payload, priority: 0, due: None, ttl: None, headers: None }
+        let (due, ttl, dedup_key) = (None, None, None);
+        Message { payload, priority: 0, due, ttl, dedup_key, headers: None }
     }
 }
 
@@ -246,6 +304,7 @@ impl<'a> From<&'a Message<'_>> for Message<'a> {
             priority: message.priority,
             due: message.due,
             ttl: message.ttl,
+            dedup_key: message.dedup_key.as_deref().map(Cow::Borrowed),
             headers: message.headers.as_deref().map(borrowed),
         }
     }

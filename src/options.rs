@@ -58,6 +58,8 @@ pub struct QueueOptions {
     pub(crate) dead_letter: Option<String>,
     pub(crate) durability: Option<Durability>,
     pub(crate) ttl: Option<Duration>,
+    pub(crate) dedup_time: Duration,
+    pub(crate) dedup_keys: usize,
 }
 
 impl Default for QueueOptions {
@@ -70,9 +72,15 @@ impl Default for QueueOptions {
             dead_letter: None,
             durability: None,
             ttl: None,
+            dedup_time: Duration::from_secs(5 * 60),
+            dedup_keys: 100_000,
         }
     }
 }
+
+/// How long and how many deduplication keys a queue can know at most.
+const DEDUP_TIME_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+const DEDUP_KEYS_MAX: usize = 1_000_000;
 
 /// The stored form. A changed set of options becomes a new variant at the end, and the old ones keep their structs.
 #[derive(Serialize, Deserialize)]
@@ -135,6 +143,23 @@ impl QueueOptions {
         self
     }
 
+    /// For how long, and of how many of the last messages that had one, the queue knows the deduplication key: what ends
+    /// first. Within this window an insert with a [key](crate::Message::dedup_key) that is known inserts nothing. From 1 ms
+    /// to 366 days, and from 1 to 1,000,000 keys. Default: 5 minutes and 100,000 keys.
+    ///
+    /// It survives restarts, power cuts and the removal of the messages; it goes with the queue. A key costs memory, some
+    /// 100 bytes more than its own length, and in each checkpoint some 10 bytes more than its length; messages without a
+    /// key cost nothing. A smaller window forgets at once what is beyond it, a larger one knows no more than what is still
+    /// there.
+    ///
+    /// While the store is open, the time is that of a clock that nobody can set, and that may stand still while the
+    /// machine sleeps. Over a restart it is the wall clock's: if that is set forward meanwhile, keys are forgotten as
+    /// much earlier; if backward, they are known for longer, for one window from the restart at most.
+    pub fn dedup_window(mut self, time: Duration, keys: usize) -> QueueOptions {
+        (self.dedup_time, self.dedup_keys) = (time, keys);
+        self
+    }
+
     pub(crate) fn check(&self, queue: &str) -> Result<()> {
         if self.lease.is_some_and(|lease| lease < Duration::from_millis(1)) {
             return Err(Error::invalid("a lease must be at least 1 ms"));
@@ -152,6 +177,13 @@ impl QueueOptions {
             }
         }
         self.backoff.check()?;
+        if !(Duration::from_millis(1)..=DEDUP_TIME_MAX).contains(&self.dedup_time) {
+            return Err(Error::invalid("a deduplication window lasts from 1 ms to 366 days"));
+        }
+        if !(1..=DEDUP_KEYS_MAX).contains(&self.dedup_keys) {
+            let what = format!("a deduplication window has 1 to {DEDUP_KEYS_MAX} keys");
+            return Err(Error::invalid(what));
+        }
         self.durability.map_or(Ok(()), Durability::check)
     }
 
@@ -252,7 +284,8 @@ mod tests {
             .on_drop(OnDrop::Release)
             .dead_letter("dead")
             .durability(Durability::Interval(Duration::from_millis(20)))
-            .ttl(Duration::from_secs(60));
+            .ttl(Duration::from_secs(60))
+            .dedup_window(Duration::from_secs(60), 5);
         assert_eq!(QueueOptions::decode(&options.encode().unwrap()), Some(options));
     }
 

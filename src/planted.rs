@@ -18,6 +18,8 @@ pub(crate) enum Bug {
     PoisonForgotten,
     /// A delete under `Sync` does not wait for its sync.
     DeleteNotSynced,
+    /// A duplicate under `Sync` does not wait until the first message is durable.
+    DuplicateNotSynced,
     /// Segments are removed before the cursor that no longer needs them is there.
     RemovedBeforeTheCursor,
     /// A cursor gets its name before its content is durable.

@@ -71,10 +71,16 @@ impl Queue {
             return engine.insert(&self.shared, Outgoing::plain(message.payload())).map(MessageId);
         }
         let headers = message.encode_headers()?;
-        engine.insert(&self.shared, outgoing(&message, &headers)?).map(MessageId)
+        let outgoing = outgoing(&message, &headers)?;
+        if outgoing.key.is_some() {
+            return engine.insert_keyed(&self.shared, &[outgoing]).map(|ids| MessageId(ids[0]));
+        }
+        engine.insert(&self.shared, outgoing).map(MessageId)
     }
 
-    /// Inserts all of `messages`, or none of them, in this order and with nothing between them. Their ids are in a row.
+    /// Inserts all of `messages`, or none of them, in this order and with nothing between them. Their ids are in a row, but
+    /// for those that have a [deduplication key](Message::dedup_key) that is known or in the batch already: these are not
+    /// inserted, and the id of the first one with that key stands in their place.
     ///
     /// Durable as by [`insert`](Queue::insert), with one sync for all.
     ///
@@ -91,6 +97,10 @@ impl Queue {
         let headers = messages.iter().map(Message::encode_headers).collect::<Result<Vec<_>>>()?;
         let messages = messages.iter().zip(&headers).map(|(m, headers)| outgoing(m, headers));
         let messages = messages.collect::<Result<Vec<_>>>()?;
+        if messages.iter().any(|message| message.key.is_some()) {
+            let ids = self.store.engine().insert_keyed(&self.shared, &messages)?;
+            return Ok(ids.into_iter().map(MessageId).collect());
+        }
         let first = self.store.engine().insert_batch(&self.shared, &messages)?;
         Ok((first..first + messages.len() as u64).map(MessageId).collect())
     }
@@ -183,9 +193,9 @@ impl Queue {
 }
 
 fn outgoing<'a>(message: &'a Message<'_>, headers: &'a [u8]) -> Result<Outgoing<'a>> {
-    let priority = message.checked_priority()?;
+    let (priority, key) = (message.checked_priority()?, message.checked_dedup_key()?);
     let (due, ttl) = (message.due(), message.time_to_live());
-    Ok(Outgoing { payload: message.payload(), headers, priority, due, ttl })
+    Ok(Outgoing { payload: message.payload(), headers, priority, due, ttl, key })
 }
 
 impl fmt::Debug for Queue {

@@ -5,9 +5,11 @@
 //! and is read from there by id, so memory follows what is in flight, never what waits.
 
 mod by_id;
+mod dedup;
 mod entry;
 mod leases;
 mod queue;
 
+pub(crate) use dedup::{DedupWindow, Limits};
 pub(crate) use entry::{Entry, Place};
 pub(crate) use queue::{QueueState, Turn};

@@ -136,6 +136,7 @@ impl Engine {
             .entry(id)
             .or_insert_with(|| QueueEntry::new(id, name, options.clone(), default, first_id));
         entry.set_options(options, default);
+        entry.window.forget(self.window_ms(self.now()));
         entry.declared_at = end;
         let shared = entry.shared.clone();
         state.names.insert(shared.name.clone(), id);

@@ -8,7 +8,6 @@ use super::checkpoint::IDS_RESERVED;
 use super::scratch::with_scratch;
 use super::{Engine, QueueShared};
 use crate::clock::{Now, millis};
-use crate::dispatch::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::insert::InsertHead;
 use crate::log::{Appended, Draft, Lane, Purpose, frames_capacity};
@@ -30,13 +29,15 @@ pub(crate) struct Outgoing<'a> {
     pub due: Option<Due>,
     /// How long it lives.
     pub ttl: Option<Duration>,
+    /// For [`Engine::insert_keyed`].
+    pub key: Option<&'a [u8]>,
 }
 
 /// When a message becomes ready, and when it expires, in milliseconds since the epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Times {
-    due: Option<u64>,
-    expiry: Option<u64>,
+pub(super) struct Times {
+    pub due: Option<u64>,
+    pub expiry: Option<u64>,
 }
 
 /// When a message becomes ready.
@@ -67,7 +68,7 @@ impl Due {
 
 impl<'a> Outgoing<'a> {
     pub fn plain(payload: &'a [u8]) -> Outgoing<'a> {
-        Outgoing { payload, headers: &[], priority: 0, due: None, ttl: None }
+        Outgoing { payload, headers: &[], priority: 0, due: None, ttl: None, key: None }
     }
 
     /// How long it lives in this queue.
@@ -88,14 +89,14 @@ impl<'a> Outgoing<'a> {
     }
 
     fn bytes(&self) -> usize {
-        self.payload.len() + self.headers.len()
+        self.payload.len() + self.headers.len() + self.key.map_or(0, <[u8]>::len)
     }
 
     fn head(&self, time_ms: u64, queue: u32, times: Times) -> InsertHead<'a> {
         let headers = Some(self.headers).filter(|headers| !headers.is_empty());
         let Times { due: not_before, expiry } = times;
         let plain = InsertHead::plain(time_ms, queue, self.priority);
-        InsertHead { headers, not_before, expiry, ..plain }
+        InsertHead { headers, not_before, expiry, key: self.key, ..plain }
     }
 }
 
@@ -138,16 +139,34 @@ impl Engine {
 
     /// Inserts all of `messages`, or none; their ids are in a row from the one returned.
     pub fn insert_batch(&self, queue: &Arc<QueueShared>, messages: &[Outgoing<'_>]) -> Result<u64> {
+        self.with_run(queue, messages, self.now(), |run, times| {
+            let appended = if times.iter().any(|times| times.due.is_some()) {
+                self.append_delayed(queue, run, times)?
+            } else {
+                self.append_insert(queue, run)?
+            };
+            messages.iter().for_each(|message| queue.note_append(message.priority));
+            self.finish_insert(queue, &appended, messages.len())?;
+            Ok(appended.first_id)
+        })
+    }
+
+    /// Checks `messages`, and appends the run that they make, each with its times, by `append`.
+    pub(super) fn with_run<T>(
+        &self,
+        queue: &Arc<QueueShared>,
+        messages: &[Outgoing<'_>],
+        now: Now,
+        append: impl FnOnce(&[Draft<'_>], &[Times]) -> Result<T>,
+    ) -> Result<T> {
         self.check_batch(messages)?;
-        let now = self.now();
         let times = messages.iter().map(|message| message.times(queue, now));
         let times = times.collect::<Result<Vec<_>>>()?;
         for (message, times) in messages.iter().zip(&times) {
             self.look_for(queue, message.priority, times.expiry.is_some())?;
         }
-        let time_ms = self.time.stamp_ms();
         let heads = Heads::encode(messages, &times, |message, times| {
-            message.head(time_ms, queue.id, times)
+            message.head(now.wall_ms, queue.id, times)
         });
         let lanes: Vec<Lane> = messages
             .iter()
@@ -160,14 +179,7 @@ impl Engine {
                     .expires(times[n].expiry)
             })
             .collect();
-        let appended = if times.iter().any(|times| times.due.is_some()) {
-            self.append_delayed(queue, &run, &times)?
-        } else {
-            self.append_insert(queue, &run)?
-        };
-        messages.iter().for_each(|message| queue.note_append(message.priority));
-        self.finish_insert(queue, &appended, messages.len())?;
-        Ok(appended.first_id)
+        append(&run, &times)
     }
 
     fn check_batch(&self, messages: &[Outgoing<'_>]) -> Result<()> {
@@ -246,9 +258,7 @@ impl Engine {
             {
                 Ok(appended) => {
                     for ((draft, times), id) in run.iter().zip(times).zip(appended.first_id..) {
-                        if let Some(due) = times.due {
-                            entry.touched.put(id, Entry::delayed(draft.lanes[0].priority, 0, due));
-                        }
+                        entry.delay(id, draft.lanes[0].priority, times.due);
                     }
                     entry.set_timer(self.now());
                     return Ok(appended);
@@ -261,7 +271,7 @@ impl Engine {
     }
 
     /// Waits for what the queue's durability asks for, and wakes consumers.
-    fn finish_insert(
+    pub(super) fn finish_insert(
         &self,
         queue: &QueueShared,
         appended: &Appended,
@@ -290,7 +300,10 @@ impl Heads {
     ) -> Heads {
         let mut all = Heads { encoded: Vec::new(), heads: Vec::with_capacity(messages.len()) };
         for (n, message) in messages.iter().enumerate() {
-            let kind = |n: usize| (messages[n].headers, messages[n].priority, times[n]);
+            let kind = |n: usize| {
+                let Outgoing { headers, priority, key, .. } = messages[n];
+                (headers, priority, key, times[n])
+            };
             if n > 0 && kind(n - 1) == kind(n) {
                 all.heads.push(all.heads[n - 1].clone());
                 continue;

@@ -12,6 +12,7 @@ mod choose;
 mod close;
 mod compact;
 mod dead_letter;
+mod dedup;
 mod expire;
 mod insert;
 mod lane;
@@ -41,7 +42,7 @@ mod walk;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::clock::{Now, TimeSource};
+use crate::clock::{Now, TimeSource, millis};
 use crate::dispatch::QueueState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::position::Position;
@@ -73,6 +74,8 @@ pub(crate) struct Engine {
     space: Arc<Space>,
     settings: Settings,
     time: TimeSource,
+    /// When the store was opened.
+    opened: Now,
     store_id: [u8; 16],
     recovery: Recovery,
     log: Log,
@@ -118,6 +121,12 @@ impl Engine {
         } else {
             Now { mono: self.time.mono(), wall_ms: 0 }
         }
+    }
+
+    /// The time that deduplication windows go by: that of the wall clock when the store was opened, and from then on of the
+    /// one that nobody can set.
+    fn window_ms(&self, now: Now) -> u64 {
+        self.opened.wall_ms + millis(now.mono.saturating_duration_since(self.opened.mono))
     }
 
     /// An error if the store is closed or poisoned.

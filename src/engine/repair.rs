@@ -87,6 +87,10 @@ impl Opening {
         } else {
             subtract_active(&mut state, &active.index);
         }
+        let opened = self.time.now();
+        for queue in state.queues.values_mut() {
+            queue.window.begin(opened.wall_ms);
+        }
         recovery.segments = state.segments.len();
         let start = Start { active, next_id, id_ceiling: next_id, next_number };
         let log = Log::new(self.storage.clone(), space.clone(), settings, start);
@@ -94,6 +98,7 @@ impl Opening {
             storage: self.storage.clone(),
             space,
             settings: self.settings,
+            opened,
             store_id,
             recovery,
             log,

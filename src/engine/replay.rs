@@ -2,11 +2,13 @@
 //!
 //! Records are absolute and are applied in the order of the log, so that it does not matter that the cursor's
 //! pieces were captured while work went on: whatever changed after the position of the cursor has its record
-//! behind it. Only the count of a queue's messages is relative, and says as of which position it is true.
+//! behind it. Only the count of a queue's messages and its deduplication window are relative: a count is changed by each
+//! record, and what a window has forgotten must not come back. They say as of which position they are true.
 
 use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::num::NonZeroU64;
+use std::sync::Arc;
 
 use super::lane::find;
 use super::state::{QueueEntry, SegmentState, State, Weight};
@@ -14,6 +16,7 @@ use crate::cursor::AckSet;
 use crate::dispatch::{Entry, Place};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::cursor::sections::{self, Section};
+use crate::format::cursor::window::{SeenKey, WindowSection, is_dedup_key};
 use crate::format::position::Position;
 use crate::format::record::Record;
 use crate::format::record::insert::InsertHead;
@@ -30,6 +33,8 @@ pub(super) struct Replay {
     default: Durability,
     /// As of which position each queue's count is true.
     as_of: BTreeMap<u32, Position>,
+    /// As of which position each queue's deduplication window is true.
+    window_as_of: BTreeMap<u32, Position>,
     removed: BTreeSet<u32>,
     pub renamed_queues: Vec<String>,
 }
@@ -44,6 +49,7 @@ impl Replay {
             next_id: 1,
             default,
             as_of: BTreeMap::new(),
+            window_as_of: BTreeMap::new(),
             removed: BTreeSet::new(),
             renamed_queues: Vec::new(),
         }
@@ -72,6 +78,7 @@ impl Replay {
                 }
                 Section::Queue(q) => self.load_queue(q)?,
                 Section::Entries(e) => self.load_entries(e),
+                Section::Window(w) => self.load_window(w),
                 Section::Acked(a) => {
                     if let Some(at) = find(&self.state.segments, a.segment) {
                         let s = &mut self.state.segments[at];
@@ -120,6 +127,17 @@ impl Replay {
                 entry_of(entry.place, entry.priority, entry.attempts, entry.due, &reason),
             );
         }
+    }
+
+    fn load_window(&mut self, w: &WindowSection) {
+        let Some(queue) = self.state.queues.get_mut(&w.queue) else { return };
+        queue.window.load(w.first_id, &w.keys);
+        self.window_as_of.insert(w.queue, w.as_of);
+    }
+
+    /// Whether the queue's window, as the cursor has it, is older than a record that begins at `start`.
+    fn changes_window(&self, queue: u32, start: Position) -> bool {
+        self.window_as_of.get(&queue).is_none_or(|as_of| start >= *as_of)
     }
 
     fn add_queue(
@@ -184,9 +202,13 @@ impl Replay {
                 let name = String::from_utf8_lossy(declare.name).into_owned();
                 let (default, first_id) = (self.default, self.next_id);
                 self.rename(declare.queue, &name);
+                let changes_window = self.changes_window(declare.queue, start);
                 let entry = match self.state.queues.get_mut(&declare.queue) {
                     Some(entry) => {
                         entry.set_options(options, default);
+                        if changes_window {
+                            entry.window.forget_beyond();
+                        }
                         entry
                     }
                     None => self.add_queue(declare.queue, &name, options, first_id),
@@ -217,20 +239,23 @@ impl Replay {
         if let Some(at) = find(&self.state.segments, start.segment()) {
             self.state.segments[at].note_expiry(head.expiry);
         }
+        let key = head.key.filter(|key| is_dedup_key(key)).map(<Arc<[u8]>>::from);
         let mut id = first_id;
         for (queue, priority) in head.targets() {
             if !self.state.queues.contains_key(&queue) && !self.removed.contains(&queue) {
                 self.add_unnamed(queue, first_id);
             }
             let is_deleted = self.state.is_deleted(id);
+            let key = key.as_ref().filter(|_| self.changes_window(queue, start));
             if let Some(entry) = self.state.queues.get_mut(&queue) {
                 entry.add_lane(priority, first_id);
                 if head.expiry.is_some() {
                     entry.shared.look_for_expiring();
                 }
                 // What became of it since is in the records that follow.
-                if let Some(due) = head.not_before.filter(|_| !is_deleted) {
-                    entry.touched.put(id, Entry::delayed(priority, 0, due));
+                entry.delay(id, priority, head.not_before.filter(|_| !is_deleted));
+                if let Some(key) = key {
+                    entry.window.add(SeenKey { key: key.clone(), id, time_ms: head.time_ms });
                 }
             }
             self.count(queue, start, 1);

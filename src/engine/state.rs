@@ -12,7 +12,7 @@ use super::expire::Known;
 use super::lane::{Head, LaneReader, find};
 use crate::clock::{Now, millis};
 use crate::cursor::AckSet;
-use crate::dispatch::QueueState;
+use crate::dispatch::{DedupWindow, Entry, Limits, QueueState};
 use crate::format::position::Position;
 use crate::lock::Signal;
 use crate::log::{Lane, LaneIndex, Log, MemoryIndex, Sealed, Segment, Tail, earlier};
@@ -124,6 +124,8 @@ pub(super) struct QueueEntry {
     pub touched: QueueState,
     /// What has been seen of messages that are next, where some expire.
     pub known: HashMap<u64, Known>,
+    /// Deduplication keys that were seen of late.
+    pub window: DedupWindow,
     /// By falling priority.
     pub lanes: Vec<LaneReader>,
     /// When the one waiter that keeps the time for all of this queue's wakes up, and which one that is.
@@ -144,6 +146,7 @@ impl QueueEntry {
         let mut entry = QueueEntry {
             shared: QueueShared::new(id, name, default),
             options: QueueOptions::default(),
+            window: DedupWindow::new(window_limits(&options)),
             declared_at: Position::default(),
             touched: QueueState::default(),
             known: HashMap::new(),
@@ -176,7 +179,15 @@ impl QueueEntry {
         self.shared.set_durability(options.durability.unwrap_or(default));
         let ttl_ms = options.ttl.map_or(0, |ttl| millis(ttl).max(1));
         self.shared.ttl_ms.store(ttl_ms, Ordering::Relaxed);
+        self.window.set_limits(window_limits(&options));
         self.options = options;
+    }
+
+    /// A message that was just inserted is due later, if it is: it is touched from the first.
+    pub fn delay(&mut self, id: u64, priority: u8, due: Option<u64>) {
+        if let Some(due) = due {
+            self.touched.put(id, Entry::delayed(priority, 0, due));
+        }
     }
 
     /// Makes sure that messages of this priority are looked for, from `first_id` on.
@@ -217,6 +228,10 @@ impl QueueEntry {
             .sum();
         u64::try_from(self.settled_balance + active as i64).unwrap_or(0)
     }
+}
+
+fn window_limits(options: &QueueOptions) -> Limits {
+    Limits { time_ms: millis(options.dedup_time), keys: options.dedup_keys }
 }
 
 #[derive(Debug)]

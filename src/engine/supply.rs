@@ -81,9 +81,10 @@ impl Engine {
         let state = self.lock_state();
         let messages: u64 = state.segments.iter().map(|s| s.messages).sum();
         let touched: u64 = state.queues.values().map(|queue| queue.touched.len()).sum();
+        let windows: u64 = state.queues.values().map(|q| q.window.cursor_bytes_ahead()).sum();
         // What is deleted in a segment takes at most a bit for each message, what is touched as much again as now. Two
         // cursors of that size are kept, and another one is written; there are two spares for all of them.
-        let cursor = state.cursor_bytes.max(touched * CURSOR_ENTRY_BYTES);
+        let cursor = state.cursor_bytes.max(touched * CURSOR_ENTRY_BYTES + windows);
         let cursors = SPARE_CURSOR_BYTES.min(quarter) + 3 * (messages / 8 + cursor);
         let sealed = state.segments.iter().filter(|s| s.segment.is_sealed());
         let sealed = sealed.map(|s| u64::from(s.segment.end())).max();

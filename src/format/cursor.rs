@@ -7,6 +7,7 @@ pub(crate) mod pages;
 pub(crate) mod sections;
 #[cfg(test)]
 mod tests;
+pub(crate) mod window;
 
 use super::IDS_END;
 use super::bytes::{Malformed, Reader, put_u16, put_u32, put_u64};
@@ -15,6 +16,7 @@ use super::position::Position;
 use sections::{
     AckedSection, DamageSection, EntriesSection, Entry, QueueSection, Section, SegmentSection,
 };
+use window::WindowSection;
 
 const MAGIC: [u8; 8] = *b"MPONDCUR";
 
@@ -37,6 +39,7 @@ const TAG_QUEUE: u16 = 2;
 const TAG_ENTRIES: u16 = 3;
 const TAG_ACKED: u16 = 4;
 const TAG_DAMAGE: u16 = 5;
+const TAG_WINDOW: u16 = 7;
 const TAG_NEXT_QUEUE: u16 = 10;
 
 /// The most entries that the encoder puts in one section.
@@ -116,6 +119,10 @@ impl CursorEncoder {
 
     pub(crate) fn damage(&mut self, damage: &DamageSection) {
         self.section(TAG_DAMAGE, |out| damage.encode(out));
+    }
+
+    pub(crate) fn window(&mut self, window: &WindowSection) {
+        self.section(TAG_WINDOW, |out| window.encode(out));
     }
 
     /// The lowest number that no queue has had.
@@ -223,6 +230,7 @@ fn decode_section(tag: u16, data: &[u8]) -> Result<Option<Section>, Malformed> {
         TAG_ENTRIES => Section::Entries(EntriesSection::decode(&mut reader)?),
         TAG_ACKED => Section::Acked(AckedSection::decode(&mut reader)?),
         TAG_DAMAGE => Section::Damage(DamageSection::decode(&mut reader)?),
+        TAG_WINDOW => Section::Window(WindowSection::decode(&mut reader)?),
         TAG_NEXT_QUEUE => Section::NextQueue(reader.u32()?),
         _ => return Ok(None),
     };

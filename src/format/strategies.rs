@@ -15,6 +15,7 @@ use super::cursor::sections::{
     AckedSection, DamageSection, EntriesSection, Entry, LaneState, QueueSection, Section,
     SegmentSection,
 };
+use super::cursor::window::{DEDUP_KEY_BYTES_MAX, SeenKey, WindowSection};
 use super::frame::Envelope;
 use super::header::{FRAMES_START, Header};
 use super::index::{Lane, Slot};
@@ -119,6 +120,7 @@ pub(super) fn sections() -> impl Strategy<Value = Vec<Section>> {
         entries_section().prop_map(Section::Entries),
         acked_section().prop_map(Section::Acked),
         damage_section().prop_map(Section::Damage),
+        window_section().prop_map(Section::Window),
         any::<u32>().prop_map(Section::NextQueue),
     ];
     vec(section, 0..8)
@@ -189,6 +191,15 @@ fn damage_section() -> impl Strategy<Value = DamageSection> {
             last_id_exclusive,
         },
     )
+}
+
+fn window_section() -> impl Strategy<Value = WindowSection> {
+    let seen = (0..=U48_MAX, vec(any::<u8>(), 1..=DEDUP_KEY_BYTES_MAX));
+    let keys = btree_map(0..IDS_END, seen, 0..20);
+    (any::<(u32, u64)>(), position(), keys).prop_map(|((queue, first_id), as_of, keys)| {
+        let seen = |(id, (time_ms, key))| SeenKey { key: Vec::into(key), id, time_ms };
+        WindowSection { queue, as_of, first_id, keys: keys.into_iter().map(seen).collect() }
+    })
 }
 
 /// With offsets below `end`.

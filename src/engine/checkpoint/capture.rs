@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::format::cursor::sections::{
     self, DamageSection, LaneState, QueueSection, SegmentSection,
 };
+use crate::format::cursor::window::WindowSection;
 use crate::format::cursor::{CursorEncoder, CursorHeader};
 use crate::log::parse_segment_name;
 use crate::planted::{Bug, planted};
@@ -114,6 +115,11 @@ impl Engine {
                 encoder.entries(queue, &piece);
                 from = Bound::Excluded(last);
             }
+            let mut behind = None;
+            while let Some(piece) = self.window_piece(queue, behind) {
+                encoder.window(&piece);
+                behind = piece.keys.last().map(|seen| seen.id);
+            }
         }
         for segment in &moment.segments {
             let acked = {
@@ -165,6 +171,26 @@ impl Engine {
             .collect();
         let last = piece.last()?.id;
         Some((piece, last))
+    }
+
+    /// The next deduplication keys of a queue, behind that of message `behind`.
+    ///
+    /// Their times become the wall clock's as it is now, so that it does not matter how it was set since they were seen.
+    fn window_piece(&self, queue: u32, behind: Option<u64>) -> Option<WindowSection> {
+        let now = self.now();
+        let window_ms = self.window_ms(now);
+        let (as_of, (first_id, mut keys)) = {
+            let mut state = self.lock_state();
+            let window = &mut state.queues.get_mut(&queue)?.window;
+            window.forget_some(window_ms);
+            let piece = window.piece(behind, window_ms, ENTRIES_PER_PIECE)?;
+            (self.log.tail().end(), piece)
+        };
+        for seen in &mut keys {
+            let age_ms = window_ms.saturating_sub(seen.time_ms);
+            seen.time_ms = now.wall_ms.saturating_sub(age_ms);
+        }
+        Some(WindowSection { queue, as_of, first_id, keys })
     }
 }
 

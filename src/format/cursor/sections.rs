@@ -9,6 +9,7 @@ use crate::format::record::insert::PRIORITIES;
 use crate::format::record::settle::Place;
 
 use super::pages::{PAGE_COUNT_MAX, PageForm};
+use super::window::WindowSection;
 
 const FLAG_ACTIVE: u32 = 1 << 0;
 const FLAG_EXPIRES: u8 = 1 << 0;
@@ -26,6 +27,7 @@ pub(crate) enum Section {
     Entries(EntriesSection),
     Acked(AckedSection),
     Damage(DamageSection),
+    Window(WindowSection),
     /// The lowest number that no queue has had, also none that was removed.
     NextQueue(u32),
 }

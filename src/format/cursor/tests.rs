@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::pages::PageForm;
 use super::sections::LaneState;
+use super::window::SeenKey;
 use super::*;
 use crate::format::record::settle::Place;
 use crate::format::strategies::{cursor_header, sections};
@@ -17,6 +18,7 @@ fn encode(header: &CursorHeader, sections: &[Section]) -> Vec<u8> {
             Section::Entries(entries) => encoder.entries(entries.queue, &entries.entries),
             Section::Acked(acked) => encoder.acked(acked),
             Section::Damage(damage) => encoder.damage(damage),
+            Section::Window(window) => encoder.window(window),
             Section::NextQueue(number) => encoder.next_queue(*number),
         }
     }
@@ -80,6 +82,12 @@ fn sample() -> Vec<Section> {
             end: 8192,
             first_id: 1,
             last_id_exclusive: 9,
+        }),
+        Section::Window(WindowSection {
+            queue: 1,
+            as_of: Position::new(2, 4096),
+            first_id: 3,
+            keys: vec![SeenKey { key: (*b"k1").into(), id: 5, time_ms: 9 }],
         }),
     ]
 }

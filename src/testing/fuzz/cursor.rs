@@ -45,6 +45,7 @@ fn check(header: &CursorHeader, mut sections: Vec<Section>) {
                 encoder.acked(acked);
             }
             Section::Damage(damage) => encoder.damage(damage),
+            Section::Window(window) => encoder.window(window),
             Section::NextQueue(number) => encoder.next_queue(*number),
         }
     }
