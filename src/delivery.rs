@@ -34,7 +34,7 @@ pub struct Delivery {
 impl Delivery {
     pub(crate) fn new(engine: &Arc<Engine>, queue: &Arc<QueueShared>, taken: Taken) -> Delivery {
         let Taken { id, token, attempt, deadline, content } = taken;
-        let held = HeldBy { queue: queue.clone(), id, token };
+        let held = HeldBy { queue: queue.clone(), id, token, bytes: content.bytes() };
         Delivery { engine: engine.clone(), held, attempt, deadline, content, settled: false }
     }
 

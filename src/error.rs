@@ -25,6 +25,8 @@ pub enum ErrorKind {
     Poisoned,
     /// No space to prepare the next segment. Nothing was inserted. Delete messages or make room, and try again.
     DiskFull,
+    /// There is no room in the queue, and the insert did not wait, or not long enough. Nothing was inserted.
+    QueueFull,
     /// The message, or the batch, is larger than the store allows. Split it, or raise the limit.
     TooLarge,
     /// Somebody else has taken or moved the message since. It will be, or was, handled by another delivery.
@@ -33,6 +35,8 @@ pub enum ErrorKind {
     NotFound,
     /// The queue still has messages. Purge it first.
     NotEmpty,
+    /// What was asked for contradicts what is there; the message says how. Nothing was changed.
+    Conflict,
     /// An argument is out of its range; the message says which.
     InvalidArgument,
     /// Damage on disk that strict mode does not pass over. Open without `strict` to go on with what is intact.
@@ -162,7 +166,7 @@ impl Error {
 
     /// Whether the same call may succeed later without any other change by the caller.
     pub fn is_retryable(&self) -> bool {
-        matches!(self.0.kind, ErrorKind::DiskFull | ErrorKind::Locked { .. })
+        matches!(self.0.kind, ErrorKind::DiskFull | ErrorKind::QueueFull | ErrorKind::Locked { .. })
     }
 
     /// Whether it is unknown if the operation took effect: the record was appended and the sync that was to

@@ -57,7 +57,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use headers::{HeaderValue, Headers};
 pub use id::MessageId;
 pub use message::Message;
-pub use options::{Backoff, Durability, OnDrop, QueueOptions};
+pub use options::{AtLimit, Backoff, Durability, OnDrop, QueueOptions};
 pub use queue::{Deleted, Queue};
 pub use report::{Damage, Recovery, Report, SetAside, State};
 pub use store::{Store, StoreOptions};

@@ -45,6 +45,24 @@ pub enum OnDrop {
     Release,
 }
 
+/// What an insert does that finds no room in its queue.
+///
+/// Stored with the queue's options: variants are only ever added at the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum AtLimit {
+    /// It waits until there is: [`insert`](crate::Queue::insert) for ever,
+    /// [`insert_timeout`](crate::Queue::insert_timeout) for so long; [`try_insert`](crate::Queue::try_insert) fails with
+    /// `QueueFull`.
+    #[default]
+    Block,
+    /// It fails with `QueueFull`.
+    Reject,
+    /// The oldest ready messages of the lowest priority make room: deleted by the same append, or moved to the dead letter
+    /// queue. It fails with `QueueFull` if those that are ready are not enough.
+    DropOldest,
+}
+
 /// How a queue treats its messages.
 ///
 /// The defaults let no message leave by itself: unlimited attempts, exponential backoff from 100 ms to 1 minute,
@@ -58,6 +76,9 @@ pub struct QueueOptions {
     pub(crate) dead_letter: Option<String>,
     pub(crate) durability: Option<Durability>,
     pub(crate) ttl: Option<Duration>,
+    pub(crate) max_messages: Option<u64>,
+    pub(crate) max_bytes: Option<u64>,
+    pub(crate) at_limit: AtLimit,
     pub(crate) dedup_time: Duration,
     pub(crate) dedup_keys: usize,
 }
@@ -72,6 +93,9 @@ impl Default for QueueOptions {
             dead_letter: None,
             durability: None,
             ttl: None,
+            max_messages: None,
+            max_bytes: None,
+            at_limit: AtLimit::default(),
             dedup_time: Duration::from_secs(5 * 60),
             dedup_keys: 100_000,
         }
@@ -160,6 +184,30 @@ impl QueueOptions {
         self
     }
 
+    /// How many messages the queue may have, in whatever state. From 1. Default: no limit.
+    ///
+    /// A limit holds from the moment that `declare` returns, for what is inserted then; what is moved into a dead letter
+    /// queue that is full is kept as buried where it is. Declaring one that is already exceeded is a `Conflict`.
+    pub fn max_messages(mut self, messages: u64) -> QueueOptions {
+        self.max_messages = Some(messages);
+        self
+    }
+
+    /// How much the messages of the queue may take in the log, in bytes: their payloads, headers and keys, and some 30
+    /// bytes for each. From 1. Default: no limit.
+    ///
+    /// After an open, and after a purge, the first insert counts what is there, which takes some 100 ns for each message.
+    pub fn max_bytes(mut self, bytes: u64) -> QueueOptions {
+        self.max_bytes = Some(bytes);
+        self
+    }
+
+    /// What an insert does that finds no room. Default: it waits.
+    pub fn at_limit(mut self, at_limit: AtLimit) -> QueueOptions {
+        self.at_limit = at_limit;
+        self
+    }
+
     pub(crate) fn check(&self, queue: &str) -> Result<()> {
         if self.lease.is_some_and(|lease| lease < Duration::from_millis(1)) {
             return Err(Error::invalid("a lease must be at least 1 ms"));
@@ -175,6 +223,15 @@ impl QueueOptions {
             if name == queue {
                 return Err(Error::invalid("a queue cannot be its own dead letter queue"));
             }
+        }
+        if self.max_messages == Some(0) || self.max_bytes == Some(0) {
+            return Err(Error::invalid("a queue must have room for at least one message"));
+        }
+        if self.at_limit != AtLimit::Block
+            && self.max_messages.is_none()
+            && self.max_bytes.is_none()
+        {
+            return Err(Error::invalid("at_limit says what to do at a limit, and there is none"));
         }
         self.backoff.check()?;
         if !(Duration::from_millis(1)..=DEDUP_TIME_MAX).contains(&self.dedup_time) {
@@ -285,6 +342,9 @@ mod tests {
             .dead_letter("dead")
             .durability(Durability::Interval(Duration::from_millis(20)))
             .ttl(Duration::from_secs(60))
+            .max_messages(7)
+            .max_bytes(8)
+            .at_limit(AtLimit::DropOldest)
             .dedup_window(Duration::from_secs(60), 5);
         assert_eq!(QueueOptions::decode(&options.encode().unwrap()), Some(options));
     }

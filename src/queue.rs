@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::clock::real_now;
 use crate::delivery::{Delivery, Entry};
@@ -54,10 +54,11 @@ impl Queue {
     ///
     /// When it returns, the message survives the death of the process; under `Durability::Sync`, the default, it
     /// survives a power cut too, and can be got only from then on. Blocks for that sync, which concurrent inserts
-    /// share, and while the next segment of the log is being made ready.
+    /// share, while the next segment of the log is being made ready, and while a limited queue has no room, unless it is
+    /// [set otherwise](crate::AtLimit).
     ///
     /// # Errors
-    /// `TooLarge`, `DiskFull` (nothing was inserted), `NotFound` (the queue was removed), `Closed`, `Poisoned`; if
+    /// `QueueFull`, `TooLarge`, `DiskFull` (nothing was inserted), `NotFound` (the queue was removed), `Closed`, `Poisoned`; if
     /// [`is_indeterminate`](Error::is_indeterminate), the message may be there after a reopen.
     #[doc(alias = "push")]
     #[doc(alias = "put")]
@@ -65,24 +66,51 @@ impl Queue {
     #[doc(alias = "publish")]
     #[doc(alias = "enqueue")]
     pub fn insert<'a>(&self, message: impl Into<Message<'a>>) -> Result<MessageId> {
-        let message = message.into();
+        self.insert_until(message.into(), None)
+    }
+
+    /// As [`insert`](Queue::insert), but does not wait for room in a queue that is limited. It does wait for durability.
+    ///
+    /// # Errors
+    /// As by `insert`; `QueueFull` if there is no room.
+    #[doc(alias = "offer")]
+    pub fn try_insert<'a>(&self, message: impl Into<Message<'a>>) -> Result<MessageId> {
+        self.insert_until(message.into(), Some(real_now()))
+    }
+
+    /// As [`insert`](Queue::insert), but waits for at most `wait` for room in a queue that is limited.
+    ///
+    /// # Errors
+    /// As by `insert`; `QueueFull` if there was no room in time.
+    pub fn insert_timeout<'a>(
+        &self,
+        message: impl Into<Message<'a>>,
+        wait: Duration,
+    ) -> Result<MessageId> {
+        self.insert_until(message.into(), real_now().checked_add(wait))
+    }
+
+    #[inline]
+    fn insert_until(&self, message: Message<'_>, until: Option<Instant>) -> Result<MessageId> {
         let engine = self.store.engine();
         if message.is_plain() {
-            return engine.insert(&self.shared, Outgoing::plain(message.payload())).map(MessageId);
+            let plain = Outgoing::plain(message.payload());
+            return engine.insert(&self.shared, plain, until).map(MessageId);
         }
         let headers = message.encode_headers()?;
         let outgoing = outgoing(&message, &headers)?;
         if outgoing.key.is_some() {
-            return engine.insert_keyed(&self.shared, &[outgoing]).map(|ids| MessageId(ids[0]));
+            let ids = engine.insert_keyed(&self.shared, &[outgoing], until)?;
+            return Ok(MessageId(ids[0]));
         }
-        engine.insert(&self.shared, outgoing).map(MessageId)
+        engine.insert(&self.shared, outgoing, until).map(MessageId)
     }
 
     /// Inserts all of `messages`, or none of them, in this order and with nothing between them. Their ids are in a row, but
     /// for those that have a [deduplication key](Message::dedup_key) that is known or in the batch already: these are not
     /// inserted, and the id of the first one with that key stands in their place.
     ///
-    /// Durable as by [`insert`](Queue::insert), with one sync for all.
+    /// Durable as by [`insert`](Queue::insert), with one sync for all; waits for room for all of them.
     ///
     /// # Errors
     /// As by `insert`; `TooLarge` also if the batch does not fit in one segment of the log.
@@ -98,10 +126,10 @@ impl Queue {
         let messages = messages.iter().zip(&headers).map(|(m, headers)| outgoing(m, headers));
         let messages = messages.collect::<Result<Vec<_>>>()?;
         if messages.iter().any(|message| message.key.is_some()) {
-            let ids = self.store.engine().insert_keyed(&self.shared, &messages)?;
+            let ids = self.store.engine().insert_keyed(&self.shared, &messages, None)?;
             return Ok(ids.into_iter().map(MessageId).collect());
         }
-        let first = self.store.engine().insert_batch(&self.shared, &messages)?;
+        let first = self.store.engine().insert_batch(&self.shared, &messages, None)?;
         Ok((first..first + messages.len() as u64).map(MessageId).collect())
     }
 

@@ -192,6 +192,14 @@ impl QueueState {
         self.ready.range((from, Bound::Unbounded)).next().copied()
     }
 
+    /// As [`next_ready`](QueueState::next_ready), of this priority.
+    pub fn next_ready_of(&self, priority: u8, behind: Option<Turn>) -> Option<Turn> {
+        let first = Turn { priority: Reverse(priority), due_ms: 0, id: 0 };
+        let from = behind.map_or(Bound::Included(first), Bound::Excluded);
+        let next = self.ready.range((from, Bound::Unbounded)).next().copied();
+        next.filter(|turn| turn.priority() == priority)
+    }
+
     /// When the next lease ends.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.leases.next_end()

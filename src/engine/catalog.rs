@@ -38,12 +38,17 @@ impl Engine {
         Ok(id.and_then(|id| state.queues.get(id)).map(|entry| entry.shared.clone()))
     }
 
-    /// Declares a queue, or sets the options of the one that is there.
+    /// Declares a queue, or sets the options of the one that is there, unless they contradict what is in it.
     pub fn declare(&self, name: &str, options: QueueOptions) -> Result<Arc<QueueShared>> {
         check_queue_name(name)?;
         options.check(name)?;
         if let Some(dead_letter) = &options.dead_letter {
             self.check_no_cycle(name, dead_letter)?;
+        }
+        if let Some(queue) = self.find_queue(name)? {
+            self.check_limits(&queue, &options)?;
+        }
+        if let Some(dead_letter) = &options.dead_letter {
             self.open_queue(dead_letter)?;
         }
         self.declare_with(name, options, true)
@@ -204,6 +209,7 @@ impl Engine {
                 if let Some(entry) = state.queues.remove(&id) {
                     state.names.remove(&entry.shared.name);
                     entry.shared.signal.notify_all();
+                    entry.shared.wake_for_room();
                 }
                 self.after_append(&appended);
                 Ok(Ok(appended.end))
@@ -253,7 +259,7 @@ impl Engine {
             match self.append_delete(queue.id, &ids) {
                 Ok(appended) => {
                     for &id in &ids {
-                        state.forget(queue.id, id);
+                        state.forget(queue.id, id, None);
                     }
                     purged += ids.len() as u64;
                     end = Some(appended.end);

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::expire::Look;
+use super::expire::{Look, Unheld};
 use super::lane::Head;
 use super::state::{Located, State};
 use super::take::Few;
@@ -32,6 +32,10 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
+    pub fn untouched(id: u64, priority: u8, segment: Arc<Segment>, offset: u32) -> Candidate {
+        Candidate { id, priority, attempts: 0, segment, offset, turn: None, token: 0 }
+    }
+
     /// Which attempt its delivery would be.
     pub fn attempt(&self) -> u32 {
         self.attempts.saturating_add(1)
@@ -49,8 +53,8 @@ pub(super) enum Detour {
     Room(Refused),
     /// It is not known whether these messages have expired.
     Look(Look),
-    /// These messages have, by id, with their priorities.
-    Expired(Vec<(u64, u8)>),
+    /// These messages have.
+    Expired(Vec<Unheld>),
     /// This message's attempts are used up.
     Exhausted {
         id: u64,
@@ -163,9 +167,7 @@ impl Engine {
         loop {
             match state.lane_head(queue.id, above, &self.log, visible) {
                 Some((priority, Head::Message { id, offset, segment })) => {
-                    let (attempts, turn, token) = (0, None, 0);
-                    let found = Candidate { id, priority, attempts, segment, offset, turn, token };
-                    return Ok(Some(found));
+                    return Ok(Some(Candidate::untouched(id, priority, segment, offset)));
                 }
                 Some((_, Head::NeedsIndex(segment))) => return Err(Detour::Index(segment)),
                 Some((_, Head::Rolled)) => state.absorb(&mut self.log.tail()),
@@ -174,7 +176,7 @@ impl Engine {
         }
     }
 
-    fn touched_candidate(
+    pub(super) fn touched_candidate(
         &self,
         state: &mut State,
         queue: &QueueShared,

@@ -58,6 +58,7 @@ impl Engine {
             self.log.close();
             // Only deliveries keep bytes mapped from now on.
             state.segments.clear();
+            state.queues.values().for_each(|queue| queue.shared.wake_for_room());
         }
         let outcome = self.give_back_unused().and(outcome);
         if !self.log.is_poisoned() {

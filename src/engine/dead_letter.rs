@@ -5,10 +5,12 @@
 use std::sync::Arc;
 
 use super::insert::expiry_ms;
+use super::limits::Need;
 use super::settle::{Claimant, Fate};
 use super::state::Located;
 use super::take::queue_mut;
 use super::{Content, Engine, QueueShared};
+use crate::clock::real_now;
 use crate::dispatch::Entry;
 use crate::error::{ErrorKind, Result};
 use crate::format::record::DELETE;
@@ -41,6 +43,22 @@ impl Engine {
         claimant: Claimant,
         why: &str,
     ) -> Result<Fate> {
+        if self.try_move(queue, id, claimant, why)? {
+            return Ok(Fate::DeadLettered);
+        }
+        self.put_as(queue, id, claimant, |entry, _, _| {
+            (Entry::buried(entry.priority, entry.attempts, reason_cut(why)), Fate::Buried)
+        })
+    }
+
+    /// Moves a message to the dead letter queue. False if there is none, or if it cannot be moved there.
+    pub(super) fn try_move(
+        &self,
+        queue: &Arc<QueueShared>,
+        id: u64,
+        claimant: Claimant,
+        why: &str,
+    ) -> Result<bool> {
         loop {
             let dead_letter = {
                 let mut state = self.lock_state();
@@ -48,24 +66,19 @@ impl Engine {
                 claimant.check(&state, queue, id)?;
                 queue_mut(&mut state, queue)?.options.dead_letter.clone()
             };
-            let Some(name) = dead_letter else { break };
+            let Some(name) = dead_letter else { return Ok(false) };
             let target = match self.open_queue(&name) {
-                Err(error) if *error.kind() == ErrorKind::DiskFull => break,
+                Err(error) if *error.kind() == ErrorKind::DiskFull => return Ok(false),
                 target => target?,
             };
             match self.move_to(queue, id, claimant, &target, why) {
                 // It was removed while the message was on its way.
                 Err(error) if *error.kind() == ErrorKind::NotFound => continue,
                 // It is kept where it is rather than lost.
-                Err(error) if *error.kind() == ErrorKind::DiskFull => break,
-                Ok(false) => break,
-                Ok(true) => return Ok(Fate::DeadLettered),
-                Err(error) => return Err(error),
+                Err(error) if *error.kind() == ErrorKind::DiskFull => return Ok(false),
+                moved => return moved,
             }
         }
-        self.put_as(queue, id, claimant, |entry, _, _| {
-            (Entry::buried(entry.priority, entry.attempts, reason_cut(why)), Fate::Buried)
-        })
     }
 
     /// Moves a message to another queue in one append: it is never in both, and never in neither. False if its bytes
@@ -114,15 +127,31 @@ impl Engine {
         let appended = loop {
             self.check_alive()?;
             self.look_for(to, priority, expiry.is_some())?;
-            let mut state = self.lock_state();
+            let state = self.lock_state();
             claimant.check(&state, from, id)?;
+            let room = match self.room(state, to, Need::of(&run[..1]), Some(real_now())) {
+                // It is kept where it is.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::QueueFull | ErrorKind::TooLarge) =>
+                {
+                    return Ok(false);
+                }
+                room => room?,
+            };
+            let Some((mut state, victims)) = room else { continue };
             let (run, rest) = run.split_at(if planted(Bug::MovedInTwoAppends) { 1 } else { 2 });
-            match self.log.append(run, Purpose::Insert, sync_by, Some(&to.removed)) {
+            match self.append_with_victims(to, run, &victims, sync_by) {
                 Ok(appended) => {
                     if planted(Bug::MovedInTwoAppends) {
                         let _ = self.log.append(rest, Purpose::Insert, sync_by, None);
                     }
-                    state.forget(from.id, id);
+                    for (id, bytes) in victims {
+                        state.forget(to.id, id, Some(bytes));
+                    }
+                    if let Some(to) = state.queues.get_mut(&to.id) {
+                        to.note_usage(&run[..1]);
+                    }
+                    state.forget(from.id, id, Some(content.bytes()));
                     self.after_settle(&mut state);
                     break appended;
                 }

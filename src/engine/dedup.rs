@@ -6,8 +6,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::insert::Times;
+use super::limits::Need;
 use super::take::queue_mut;
 use super::{Engine, Outgoing, QueueShared};
 use crate::clock::Now;
@@ -44,11 +46,12 @@ impl Engine {
         &self,
         queue: &Arc<QueueShared>,
         messages: &[Outgoing<'_>],
+        until: Option<Instant>,
     ) -> Result<Vec<u64>> {
         // One time for the record and the window, so that a restart changes nothing.
         let now = self.now();
         self.with_run(queue, messages, now, |run, times| {
-            let keyed = self.append_keyed(queue, messages, run, times, now)?;
+            let keyed = self.append_keyed(queue, messages, (run, times), now, until)?;
             let Some(appended) = &keyed.appended else {
                 let synced = queue.durability() == Durability::Sync;
                 if synced && !planted(Bug::DuplicateNotSynced) {
@@ -64,11 +67,11 @@ impl Engine {
 
     fn append_keyed(
         &self,
-        queue: &QueueShared,
+        queue: &Arc<QueueShared>,
         messages: &[Outgoing<'_>],
-        run: &[Draft<'_>],
-        times: &[Times],
+        (run, times): (&[Draft<'_>], &[Times]),
         inserted: Now,
+        until: Option<Instant>,
     ) -> Result<Keyed> {
         let sync_by = self.sync_by(queue.durability());
         loop {
@@ -84,8 +87,9 @@ impl Engine {
                 return Ok(Keyed { ids: ids(&places, 0), appended: None, end });
             }
             let run: Vec<Draft<'_>> = new.iter().map(|&n| run[n]).collect();
-            let appended = self.log.append(&run, Purpose::Insert, sync_by, Some(&queue.removed));
-            let appended = match appended {
+            let room = self.room(state, queue, Need::of(&run), until)?;
+            let Some((mut state, victims)) = room else { continue };
+            let appended = match self.append_with_victims(queue, &run, &victims, sync_by) {
                 Ok(appended) => appended,
                 Err(refused) => {
                     drop(state);
@@ -94,6 +98,11 @@ impl Engine {
                 }
             };
             let time_ms = self.window_ms(inserted);
+            for (id, bytes) in victims {
+                state.forget(queue.id, id, Some(bytes));
+            }
+            let entry = queue_mut(&mut state, queue)?;
+            entry.note_usage(&run);
             for (&n, id) in new.iter().zip(appended.first_id..) {
                 entry.delay(id, messages[n].priority, times[n].due);
                 if let Some(key) = messages[n].key {

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 
 use super::choose::{Candidate, Detour};
-use super::state::State;
+use super::state::{QueueEntry, State};
 use super::take::queue_mut;
-use super::{Engine, QueueShared};
+use super::{Content, Engine, QueueShared};
 use crate::clock::Now;
 use crate::dispatch::{Entry, Place};
 use crate::error::Result;
@@ -30,6 +30,17 @@ pub(super) struct Known {
     priority: u8,
     /// In milliseconds since the epoch.
     expiry: Option<u64>,
+    /// What it takes, as limits count it.
+    pub bytes: u64,
+}
+
+/// A message that leaves its queue though nobody holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Unheld {
+    pub id: u64,
+    pub priority: u8,
+    /// What it takes, as limits count it.
+    pub bytes: u64,
 }
 
 impl Known {
@@ -58,6 +69,24 @@ impl Engine {
             return Ok(());
         }
         let Some(entry) = state.queues.get(&queue.id) else { return Ok(()) };
+        if !self.known(entry, queue, candidate)?.has_expired(now) {
+            return Ok(());
+        }
+        let expired = entry.known.iter().filter(|(_, known)| known.has_expired(now));
+        let expired = expired.map(|(id, known)| {
+            let Known { priority, bytes, .. } = *known;
+            Unheld { id: *id, priority, bytes }
+        });
+        Err(Detour::Expired(expired.collect()))
+    }
+
+    /// What has been seen of a candidate; a detour if nothing has.
+    pub(super) fn known(
+        &self,
+        entry: &QueueEntry,
+        queue: &QueueShared,
+        candidate: &Candidate,
+    ) -> std::result::Result<Known, Detour> {
         let Some(known) = entry.known.get(&candidate.id) else {
             let lane = Lane { queue: queue.id, priority: candidate.priority };
             let reader = entry.lanes.iter().find(|reader| reader.priority() == lane.priority);
@@ -72,11 +101,7 @@ impl Engine {
             };
             return Err(Detour::Look(Look { lane, segment: candidate.segment.clone(), slots }));
         };
-        if !known.has_expired(now) {
-            return Ok(());
-        }
-        let expired = entry.known.iter().filter(|(_, known)| known.has_expired(now));
-        Err(Detour::Expired(expired.map(|(id, known)| (*id, known.priority)).collect()))
+        Ok(*known)
     }
 
     /// Sees when these messages expire. One that does not verify does not: whoever gets it reports it.
@@ -84,8 +109,9 @@ impl Engine {
         let priority = look.lane.priority;
         let see = |&(id, offset): &(u64, u32)| {
             let content = self.read(&look.segment, offset, look.lane, id)?;
+            let bytes = content.as_ref().map_or(0, Content::bytes);
             let expiry = content.and_then(|content| content.head()?.expiry);
-            Ok((id, Known { priority, expiry }))
+            Ok((id, Known { priority, expiry, bytes }))
         };
         let seen = look.slots.iter().map(see).collect::<Result<Vec<_>>>()?;
         let mut state = self.lock_state();
@@ -97,9 +123,9 @@ impl Engine {
         Ok(())
     }
 
-    /// These messages of `queue`, with their priorities, have expired: they move to the dead letter queue, or are deleted
+    /// These messages of `queue` have expired: they move to the dead letter queue, or are deleted
     /// if there is none, but for those that somebody holds or that are buried. Whether somebody holds one.
-    pub(super) fn expire(&self, queue: &Arc<QueueShared>, messages: &[(u64, u8)]) -> Result<bool> {
+    pub(super) fn expire(&self, queue: &Arc<QueueShared>, messages: &[Unheld]) -> Result<bool> {
         let mut messages = messages.to_vec();
         messages.sort_unstable();
         let mut held = false;
@@ -107,13 +133,13 @@ impl Engine {
             let has_dead_letter = {
                 let mut state = self.lock_state();
                 let entry = queue_mut(&mut state, queue)?;
-                let touched = chunk.iter().filter_map(|(id, _)| entry.touched.get(*id));
+                let touched = chunk.iter().filter_map(|message| entry.touched.get(message.id));
                 held |= touched.into_iter().any(|entry| entry.place == Place::InFlight);
                 entry.options.dead_letter.is_some()
             };
             if has_dead_letter {
-                for &(id, priority) in chunk {
-                    self.retire_expired(queue, id, priority)?;
+                for message in chunk {
+                    self.retire_unheld(queue, message.id, message.priority, EXPIRED)?;
                 }
             } else {
                 self.delete_expired(queue, chunk)?;
@@ -122,18 +148,21 @@ impl Engine {
         Ok(held)
     }
 
-    fn delete_expired(&self, queue: &Arc<QueueShared>, messages: &[(u64, u8)]) -> Result<()> {
+    fn delete_expired(&self, queue: &Arc<QueueShared>, messages: &[Unheld]) -> Result<()> {
         loop {
             self.check_alive()?;
             let mut state = self.lock_state();
-            let ids = messages.iter().map(|(id, _)| *id);
-            let ids: Vec<u64> = ids.filter(|id| is_free(&state, queue, *id)).collect();
+            let free = messages.iter().filter(|message| is_free(&state, queue, message.id));
+            let free: Vec<&Unheld> = free.collect();
+            let ids: Vec<u64> = free.iter().map(|message| message.id).collect();
             if ids.is_empty() {
                 return Ok(());
             }
             match self.append_delete(queue.id, &ids) {
                 Ok(appended) => {
-                    ids.iter().for_each(|id| state.forget(queue.id, *id));
+                    for message in free {
+                        state.forget(queue.id, message.id, Some(message.bytes));
+                    }
                     self.after_settle(&mut state);
                     drop(state);
                     self.after_append(&appended);
@@ -147,19 +176,36 @@ impl Engine {
         }
     }
 
-    /// In memory it is given back first: in the log an untouched message reads the same, and a delayed one is so again
-    /// after a crash.
-    fn retire_expired(&self, queue: &Arc<QueueShared>, id: u64, priority: u8) -> Result<()> {
-        {
-            let mut state = self.lock_state();
-            if !is_free(&state, queue, id) {
-                return Ok(());
-            }
+    /// Takes a message out of circulation that nobody holds. In memory it is given back first: in the log an untouched
+    /// message reads the same, and a delayed one is so again after a crash.
+    fn retire_unheld(
+        &self,
+        queue: &Arc<QueueShared>,
+        id: u64,
+        priority: u8,
+        why: &str,
+    ) -> Result<()> {
+        if self.give_back_unheld(queue, id, priority)? {
+            self.retire_given_back(queue, id, why)?;
+        }
+        Ok(())
+    }
+
+    /// Touches a message that nobody holds, so that it can be moved. Whether it is there.
+    pub(super) fn give_back_unheld(
+        &self,
+        queue: &QueueShared,
+        id: u64,
+        priority: u8,
+    ) -> Result<bool> {
+        let mut state = self.lock_state();
+        let is_free = is_free(&state, queue, id);
+        if is_free {
             let touched = &mut queue_mut(&mut state, queue)?.touched;
             let attempts = touched.get(id).map_or(0, |entry| entry.attempts);
             touched.put(id, Entry::given_back(priority, attempts));
         }
-        self.retire_given_back(queue, id, EXPIRED)
+        Ok(is_free)
     }
 }
 

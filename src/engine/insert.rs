@@ -2,15 +2,18 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::checkpoint::IDS_RESERVED;
+use super::limits::Need;
 use super::scratch::with_scratch;
 use super::{Engine, QueueShared};
 use crate::clock::{Now, millis};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::record::DELETE;
 use crate::format::record::insert::InsertHead;
-use crate::log::{Appended, Draft, Lane, Purpose, frames_capacity};
+use crate::format::record::settle::encode_delete;
+use crate::log::{Appended, Draft, Lane, Purpose, Refused, frames_capacity};
 use crate::options::Durability;
 
 /// What the log has room for, in milliseconds since the epoch.
@@ -113,10 +116,15 @@ pub(super) fn expiry_ms(ttl: Duration, now: Now) -> Result<u64> {
 }
 
 impl Engine {
-    /// Inserts one message and returns its id.
-    pub fn insert(&self, queue: &Arc<QueueShared>, message: Outgoing<'_>) -> Result<u64> {
-        if message.due.is_some() {
-            return self.insert_batch(queue, &[message]);
+    /// Inserts one message and returns its id; waits for room until `until`, or for as long as it takes.
+    pub fn insert(
+        &self,
+        queue: &Arc<QueueShared>,
+        message: Outgoing<'_>,
+        until: Option<Instant>,
+    ) -> Result<u64> {
+        if message.due.is_some() || queue.is_limited() {
+            return self.insert_batch(queue, &[message], until);
         }
         self.check_size(message.bytes())?;
         let times = match message.lifetime(queue) {
@@ -138,10 +146,16 @@ impl Engine {
     }
 
     /// Inserts all of `messages`, or none; their ids are in a row from the one returned.
-    pub fn insert_batch(&self, queue: &Arc<QueueShared>, messages: &[Outgoing<'_>]) -> Result<u64> {
+    pub fn insert_batch(
+        &self,
+        queue: &Arc<QueueShared>,
+        messages: &[Outgoing<'_>],
+        until: Option<Instant>,
+    ) -> Result<u64> {
         self.with_run(queue, messages, self.now(), |run, times| {
-            let appended = if times.iter().any(|times| times.due.is_some()) {
-                self.append_delayed(queue, run, times)?
+            let is_delayed = times.iter().any(|times| times.due.is_some());
+            let appended = if is_delayed || queue.is_limited() {
+                self.append_locked(queue, run, times, until)?
             } else {
                 self.append_insert(queue, run)?
             };
@@ -241,22 +255,28 @@ impl Engine {
         }
     }
 
-    /// As [`append_insert`](Engine::append_insert), of messages some of which are due later. Those are touched from the
-    /// first: the lanes, which are in the order of the inserts, pass them over.
-    fn append_delayed(
+    /// As [`append_insert`](Engine::append_insert), under the dispatch lock: of messages some of which are due later, or
+    /// into a limited queue. Those that are due later are touched from the first: the lanes, which are in the order of the
+    /// inserts, pass them over.
+    fn append_locked(
         &self,
-        queue: &QueueShared,
+        queue: &Arc<QueueShared>,
         run: &[Draft<'_>],
         times: &[Times],
+        until: Option<Instant>,
     ) -> Result<Appended> {
         let sync_by = self.sync_by(queue.durability());
         loop {
             self.check_alive()?;
-            let mut state = self.lock_state();
-            let entry = super::take::queue_mut(&mut state, queue)?;
-            let refused = match self.log.append(run, Purpose::Insert, sync_by, Some(&queue.removed))
-            {
+            let room = self.room(self.lock_open()?, queue, Need::of(run), until)?;
+            let Some((mut state, victims)) = room else { continue };
+            let refused = match self.append_with_victims(queue, run, &victims, sync_by) {
                 Ok(appended) => {
+                    for (id, bytes) in victims {
+                        state.forget(queue.id, id, Some(bytes));
+                    }
+                    let entry = super::take::queue_mut(&mut state, queue)?;
+                    entry.note_usage(run);
                     for ((draft, times), id) in run.iter().zip(times).zip(appended.first_id..) {
                         entry.delay(id, draft.lanes[0].priority, times.due);
                     }
@@ -268,6 +288,28 @@ impl Engine {
             drop(state);
             self.make_room(refused, Purpose::Insert)?;
         }
+    }
+
+    /// Appends the run, and with it that what has to make room for it is deleted.
+    pub(super) fn append_with_victims(
+        &self,
+        queue: &QueueShared,
+        run: &[Draft<'_>],
+        victims: &[(u64, u64)],
+        sync_by: Option<Instant>,
+    ) -> std::result::Result<Appended, Refused> {
+        let append = |run: &[Draft<'_>]| {
+            self.log.append(run, Purpose::Insert, sync_by, Some(&queue.removed))
+        };
+        if victims.is_empty() {
+            return append(run);
+        }
+        with_scratch(|body| {
+            encode_delete(queue.id, victims.iter().map(|&(id, _)| (id, 1)), body);
+            let mut run = run.to_vec();
+            run.push(Draft::record(DELETE, body));
+            append(&run)
+        })
     }
 
     /// Waits for what the queue's durability asks for, and wakes consumers.

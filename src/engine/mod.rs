@@ -16,6 +16,7 @@ mod dedup;
 mod expire;
 mod insert;
 mod lane;
+mod limits;
 mod maintenance;
 #[cfg(test)]
 #[cfg(loom)]
@@ -251,6 +252,7 @@ impl Engine {
             if queue.shared.waiters.load(Ordering::SeqCst) > 0 {
                 queue.shared.signal.notify_all();
             }
+            queue.shared.wake_for_room();
         }
         self.settled.notify_all();
     }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Engine;
+use super::limits::message_bytes;
 use super::walk::{build_index, quarantine};
 use crate::error::{Error, Result};
 use crate::format::frame::Found;
@@ -31,6 +32,11 @@ pub(crate) struct Content {
 impl Content {
     pub fn payload(&self) -> &[u8] {
         self.segment.bytes(self.payload.clone())
+    }
+
+    /// What the message takes, as limits count it.
+    pub fn bytes(&self) -> u64 {
+        message_bytes(self.body.end - self.body.start)
     }
 
     /// The headers; empty if they cannot be read.

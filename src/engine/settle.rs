@@ -8,6 +8,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use smallvec::SmallVec;
+
 use super::scratch::with_scratch;
 use super::state::State;
 use super::take::queue_mut;
@@ -30,6 +32,8 @@ pub(crate) struct HeldBy {
     pub queue: Arc<QueueShared>,
     pub id: u64,
     pub token: u64,
+    /// What it takes, as limits count it.
+    pub bytes: u64,
 }
 
 /// What became of a message whose attempt failed.
@@ -102,7 +106,7 @@ impl Engine {
             Claimant::Token(held.token).check(&state, &held.queue, held.id)?;
             match self.append_delete(held.queue.id, &[held.id]) {
                 Ok(appended) => {
-                    state.forget(held.queue.id, held.id);
+                    state.forget(held.queue.id, held.id, Some(held.bytes));
                     self.after_settle(&mut state);
                     drop(state);
                     self.after_append(&appended);
@@ -145,21 +149,22 @@ impl Engine {
         loop {
             self.check_alive()?;
             let mut state = self.lock_state();
-            let ids: Vec<u64> = chunk
+            let valid: SmallVec<[&HeldBy; 8]> = chunk
                 .iter()
+                .copied()
                 .filter(|held| {
                     Claimant::Token(held.token).check(&state, &held.queue, held.id).is_ok()
                 })
-                .map(|held| held.id)
                 .collect();
+            let ids: Vec<u64> = valid.iter().map(|held| held.id).collect();
             let (Some(first), false) = (chunk.first(), ids.is_empty()) else {
                 return Ok((0, None));
             };
             let queue = first.queue.id;
             match self.append_delete(queue, &ids) {
                 Ok(appended) => {
-                    for &id in &ids {
-                        state.forget(queue, id);
+                    for held in &valid {
+                        state.forget(queue, held.id, Some(held.bytes));
                     }
                     self.after_settle(&mut state);
                     drop(state);
@@ -351,7 +356,7 @@ impl Engine {
             }
             match self.append_delete(queue.id, &[id]) {
                 Ok(appended) => {
-                    state.forget(queue.id, id);
+                    state.forget(queue.id, id, None);
                     state.damaged_messages += 1;
                     state.damage.push(damage);
                     // Without it the segment may be rewritten.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::expire::Known;
 use super::lane::{Head, LaneReader, find};
+use super::limits::Usage;
 use crate::clock::{Now, millis};
 use crate::cursor::AckSet;
 use crate::dispatch::{DedupWindow, Entry, Limits, QueueState};
@@ -36,6 +37,9 @@ pub(crate) struct QueueShared {
     /// Consumers that sleep, or are about to.
     pub waiters: AtomicUsize,
     pub signal: Signal,
+    /// Inserts that wait for room, and how they are woken.
+    pub room_waiters: AtomicUsize,
+    pub room: Signal,
     /// Set under the append lock, which inserts hold while they look.
     pub removed: AtomicBool,
 }
@@ -46,6 +50,8 @@ impl QueueShared {
 
     /// Behind the priorities: messages of the queue may expire.
     const EXPIRES: u32 = 1 << 16;
+    /// And there is a limit to how many there may be.
+    const LIMITED: u32 = 1 << 17;
 
     pub(super) fn new(id: u32, name: &str, durability: Durability) -> Arc<QueueShared> {
         let shared = QueueShared {
@@ -57,6 +63,8 @@ impl QueueShared {
             urgent: AtomicU64::new(0),
             waiters: AtomicUsize::new(0),
             signal: Signal::default(),
+            room_waiters: AtomicUsize::new(0),
+            room: Signal::default(),
             removed: AtomicBool::new(false),
         };
         shared.set_durability(durability);
@@ -68,6 +76,20 @@ impl QueueShared {
     pub fn looks_for(&self, priority: u8, expires: bool) -> bool {
         let wanted = 1 << priority | if expires { Self::EXPIRES } else { 0 };
         self.looked_for.load(Ordering::Acquire) & wanted == wanted
+    }
+
+    /// Whether inserts have to see whether there is room.
+    #[inline]
+    pub fn is_limited(&self) -> bool {
+        self.looked_for.load(Ordering::Acquire) & Self::LIMITED != 0
+    }
+
+    /// Something was taken out of the queue, or it may have more: whoever waits for room looks again. Under the dispatch
+    /// lock, which they hold from their look until they sleep.
+    pub fn wake_for_room(&self) {
+        if self.room_waiters.load(Ordering::SeqCst) > 0 {
+            self.room.notify_all();
+        }
     }
 
     /// Whether there may be messages that expire.
@@ -124,6 +146,8 @@ pub(super) struct QueueEntry {
     pub touched: QueueState,
     /// What has been seen of messages that are next, where some expire.
     pub known: HashMap<u64, Known>,
+    /// Of a queue with a limit in bytes.
+    pub usage: Usage,
     /// Deduplication keys that were seen of late.
     pub window: DedupWindow,
     /// By falling priority.
@@ -150,6 +174,7 @@ impl QueueEntry {
             declared_at: Position::default(),
             touched: QueueState::default(),
             known: HashMap::new(),
+            usage: Usage::default(),
             lanes: Vec::new(),
             alarm: None,
             settled_balance: 0,
@@ -180,6 +205,15 @@ impl QueueEntry {
         let ttl_ms = options.ttl.map_or(0, |ttl| millis(ttl).max(1));
         self.shared.ttl_ms.store(ttl_ms, Ordering::Relaxed);
         self.window.set_limits(window_limits(&options));
+        if options.max_bytes.is_none() || self.options.max_bytes.is_none() {
+            self.usage = Usage::default();
+        }
+        if options.max_messages.is_some() || options.max_bytes.is_some() {
+            self.shared.looked_for.fetch_or(QueueShared::LIMITED, Ordering::Release);
+        } else {
+            self.shared.looked_for.fetch_and(!QueueShared::LIMITED, Ordering::Release);
+        }
+        self.shared.wake_for_room();
         self.options = options;
     }
 
@@ -203,7 +237,8 @@ impl QueueEntry {
     /// Looks for messages as `lanes` say, priority and first id, and for no others.
     pub fn set_lanes(&mut self, lanes: impl Iterator<Item = (u8, u64)>) {
         self.lanes.clear();
-        self.shared.looked_for.fetch_and(QueueShared::EXPIRES, Ordering::Release);
+        let kept = QueueShared::EXPIRES | QueueShared::LIMITED;
+        self.shared.looked_for.fetch_and(kept, Ordering::Release);
         lanes.for_each(|(priority, first_id)| self.add_lane(priority, first_id));
     }
 
@@ -480,14 +515,16 @@ impl State {
         new
     }
 
-    /// A message of `queue` was deleted.
-    pub fn forget(&mut self, queue: u32, id: u64) {
+    /// A message of `queue` was deleted, which took so many bytes; None if that is not known.
+    pub fn forget(&mut self, queue: u32, id: u64, bytes: Option<u64>) {
         let new = self.ack(id);
         if let Some(queue) = self.queues.get_mut(&queue) {
             queue.touched.remove(id);
             queue.forget_known(id);
             if new {
                 queue.settled_balance -= 1;
+                queue.usage.remove(id, bytes);
+                queue.shared.wake_for_room();
             }
         }
     }

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::compact::place;
+use super::expire::Unheld;
+use super::limits::message_bytes;
 use super::maintenance::Maintenance;
 use super::{Engine, QueueShared};
 use crate::clock::Now;
@@ -139,10 +141,11 @@ impl Engine {
         let mut expired = Vec::new();
         for (delta, offset) in slots {
             match expiry_at(&segment, data, offset, now) {
-                Some(expiry) if expiry <= now.wall_ms => {
-                    expired.push((segment.first_id + u64::from(delta), lane.priority));
+                Some((expiry, bytes)) if expiry <= now.wall_ms => {
+                    let (id, priority) = (segment.first_id + u64::from(delta), lane.priority);
+                    expired.push(Unheld { id, priority, bytes });
                 }
-                other => sweep.next = earlier(sweep.next, other),
+                other => sweep.next = earlier(sweep.next, other.map(|(expiry, _)| expiry)),
             }
         }
         if self.expire(&queue, &expired)? {
@@ -185,8 +188,8 @@ impl Engine {
     }
 }
 
-/// When the message at `offset` expires, if it does. Verified if that has come: nothing is deleted for what damage says.
-fn expiry_at(segment: &Segment, data: &Mapping, offset: u32, now: Now) -> Option<u64> {
+/// When the message at `offset` expires, if it does, and what it takes. Verified if that has come: nothing is deleted for what damage says.
+fn expiry_at(segment: &Segment, data: &Mapping, offset: u32, now: Now) -> Option<(u64, u64)> {
     let bytes = data.get(0..data.published())?;
     let HeaderOnly::Frame(envelope) = read_header(bytes, offset, &segment.seed) else {
         return None;
@@ -198,5 +201,5 @@ fn expiry_at(segment: &Segment, data: &Mapping, offset: u32, now: Now) -> Option
     let body = bytes.get(start..start + envelope.length as usize)?;
     let expiry = decode_insert(envelope.info, body).ok()?.0.expiry?;
     let believed = expiry > now.wall_ms || matches!(segment.frame(data, offset), Found::Frame(_));
-    believed.then_some(expiry)
+    believed.then(|| (expiry, message_bytes(envelope.length.into())))
 }

@@ -174,7 +174,7 @@ impl Engine {
         if queue.removed.load(Ordering::Acquire) { Err(removed()) } else { Ok(()) }
     }
 
-    fn take_detour(&self, queue: &Arc<QueueShared>, detour: Detour) -> Result<()> {
+    pub(super) fn take_detour(&self, queue: &Arc<QueueShared>, detour: Detour) -> Result<()> {
         match detour {
             Detour::Index(segment) => self.load_index(&segment),
             Detour::Room(refused) => self.make_room(refused, Purpose::Settle),
@@ -260,7 +260,7 @@ impl Engine {
                 Ok(None) => self.drop_damaged(queue, id, Some((&segment, offset))),
                 // Its bytes could not be reached now, which says nothing about them.
                 Err(error) => {
-                    let held = HeldBy { queue: queue.clone(), id, token };
+                    let held = HeldBy { queue: queue.clone(), id, token, bytes: 0 };
                     self.release(&held, Duration::ZERO).and(Err(error))
                 }
             };

@@ -28,7 +28,7 @@ pub enum Operation {
     Fail,
     Bury,
     Purge(&'static str, State),
-    /// With other attempts.
+    /// With other attempts, and with a limit to what there is, or without.
     Redeclare,
     Declare(&'static str),
     Remove,
@@ -139,7 +139,12 @@ impl Workload<'_> {
 
     fn redeclare(&mut self) -> Outcome<()> {
         let most = 2 + self.random.below(3) as u32;
-        let rules = Rules { max_attempts: Some(most), ..self.world.queue("a").rules.clone() };
+        let queue = self.world.queue("a");
+        let max_messages = match queue.rules.max_messages {
+            None => Some(queue.messages.len().max(2)),
+            Some(_) => None,
+        };
+        let rules = Rules { max_attempts: Some(most), max_messages, ..queue.rules.clone() };
         self.operate("declare", |run| run.declare("a", rules))
     }
 
@@ -175,9 +180,12 @@ impl Workload<'_> {
         let tag = self.highest_id + 1;
         let payload = payload(tag, len);
         let content = Content::to_insert(queue, tag, &payload);
+        let room = self.make_room(queue, 1);
         let inserted = self.queue(queue)?.insert(content.message(&payload));
-        let id = words(inserted, "insert")?.as_u64();
+        let Some(id) = admitted(inserted, &room)? else { return Ok(false) };
+        let id = id.as_u64();
         self.check_ids(id, 1)?;
+        self.drop_oldest(queue, room);
         self.put_in(queue, id, content);
         self.note();
         Ok(self.inserts_are_synced())
@@ -194,13 +202,29 @@ impl Workload<'_> {
             })
             .collect();
         let messages = batch.iter().map(|(payload, content)| content.message(payload));
-        let ids = words(self.queue(queue)?.insert_batch(messages), "insert_batch")?;
+        let room = self.make_room(queue, count);
+        let inserted = self.queue(queue)?.insert_batch(messages);
+        let Some(ids) = admitted(inserted, &room)? else { return Ok(false) };
         self.check_ids(ids[0].as_u64(), count as u64)?;
+        self.drop_oldest(queue, room);
         for (id, (_, content)) in ids.iter().zip(&batch) {
             self.put_in(queue, id.as_u64(), *content);
         }
         self.note();
         Ok(self.inserts_are_synced())
+    }
+
+    fn make_room(&mut self, queue: &'static str, count: usize) -> Result<Vec<u64>, ErrorKind> {
+        let entry = self.world.queue(queue);
+        if entry.rules.max_messages.is_none() {
+            return Ok(Vec::new());
+        }
+        entry.make_room(count)
+    }
+
+    /// The room was made by the append that needed it.
+    fn drop_oldest(&mut self, queue: &'static str, room: Result<Vec<u64>, ErrorKind>) {
+        room.into_iter().flatten().for_each(|id| self.forget(queue, id));
     }
 
     fn put_in(&mut self, queue: &'static str, id: u64, content: Content) {
@@ -422,6 +446,18 @@ impl Workload<'_> {
             self.note();
         }
         Ok(self.deletes_are_synced() && expected > 0)
+    }
+}
+
+/// What an insert has returned, if there was room as there must have been.
+fn admitted<T>(
+    inserted: millpond::Result<T>,
+    room: &Result<Vec<u64>, ErrorKind>,
+) -> Outcome<Option<T>> {
+    match (inserted, room) {
+        (Ok(inserted), Ok(_)) => Ok(Some(inserted)),
+        (Err(error), Err(kind)) if error.kind() == kind => Ok(None),
+        (inserted, room) => Err(format!("insert: {:?}, expected {room:?}", inserted.err())),
     }
 }
 

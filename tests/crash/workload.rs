@@ -307,6 +307,9 @@ impl<'a> Workload<'a> {
             self.since_durable = vec![found];
         }
         self.operate("recover", Self::open)?;
+        // What was looked at does not tell the options, and they may be older.
+        let rules = self.world.queue("a").rules.clone();
+        self.operate("declare", |run| run.declare("a", rules))?;
         self.operate("insert", |run| run.insert("a", 100))
     }
 

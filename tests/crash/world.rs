@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millpond::{Backoff, Delivery, QueueOptions};
+use millpond::{AtLimit, Backoff, Delivery, ErrorKind, QueueOptions};
 
 /// The key of a header with a number.
 const HEADER: &str = "number";
@@ -128,11 +128,19 @@ pub struct Rules {
     pub lease_ms: u64,
     /// The wait after the first failure, at most.
     pub backoff_ms: u64,
+    /// If there are more, the oldest make room.
+    pub max_messages: Option<usize>,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Rules { max_attempts: None, dead_letter: None, lease_ms: 30 * 60 * 1000, backoff_ms: 100 }
+        Rules {
+            max_attempts: None,
+            dead_letter: None,
+            lease_ms: 30 * 60 * 1000,
+            backoff_ms: 100,
+            max_messages: None,
+        }
     }
 }
 
@@ -148,6 +156,10 @@ impl Rules {
             .lease(Some(Duration::from_millis(self.lease_ms)))
             .max_attempts(self.max_attempts)
             .backoff(backoff);
+        let options = match self.max_messages {
+            Some(most) => options.max_messages(most as u64).at_limit(AtLimit::DropOldest),
+            None => options,
+        };
         match self.dead_letter {
             Some(name) => options.dead_letter(name),
             None => options,
@@ -233,6 +245,21 @@ impl Queue {
     pub fn first_exhausted(&self) -> Option<u64> {
         let ((_, _, _, id), message) = self.deliverable().min_by_key(|(turn, _)| *turn)?;
         self.rules.exhausted(message.attempts).then_some(id)
+    }
+
+    /// The messages that make room for `count` more. Only where all have the same priority.
+    pub fn make_room(&self, count: usize) -> Result<Vec<u64>, ErrorKind> {
+        let Some(most) = self.rules.max_messages else { return Ok(Vec::new()) };
+        if count > most {
+            return Err(ErrorKind::TooLarge);
+        }
+        let beyond = (self.messages.len() + count).saturating_sub(most);
+        let mut turns: Vec<Turn> = self.deliverable().map(|(turn, _)| turn).collect();
+        turns.sort_unstable();
+        if turns.len() < beyond {
+            return Err(ErrorKind::QueueFull);
+        }
+        Ok(turns.into_iter().map(|(_, _, _, id)| id).take(beyond).collect())
     }
 
     pub fn is_exhausted(&self, id: u64) -> bool {

@@ -69,13 +69,16 @@ fn options() -> impl Strategy<Value = Options> {
     let lease = prop::option::of(a_time());
     let max_attempts = prop::option::of(1u32..4);
     let dead_letter = prop::option::of(prop::sample::select(NAMES.to_vec()));
-    (lease, max_attempts, backoff(), any::<bool>(), dead_letter).prop_map(
-        |(lease, max_attempts, backoff, release_on_drop, dead_letter)| Options {
+    let limit = (prop::option::weighted(0.3, 2u64..9), any::<bool>());
+    (lease, max_attempts, backoff(), any::<bool>(), dead_letter, limit).prop_map(
+        |(lease, max_attempts, backoff, release_on_drop, dead_letter, limit)| Options {
             lease,
             max_attempts,
             backoff,
             release_on_drop,
             dead_letter,
+            max_messages: limit.0,
+            drops: limit.0.is_some() && limit.1,
         },
     )
 }

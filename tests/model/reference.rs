@@ -96,6 +96,9 @@ pub struct Options {
     pub backoff: Backoff,
     pub release_on_drop: bool,
     pub dead_letter: Option<&'static str>,
+    pub max_messages: Option<u64>,
+    /// Whether the oldest messages make room.
+    pub drops: bool,
 }
 
 impl Default for Options {
@@ -107,6 +110,8 @@ impl Default for Options {
             backoff: Backoff::Exponential { first: 100, max: 60_000, jitter: 0 },
             release_on_drop: false,
             dead_letter: None,
+            max_messages: None,
+            drops: false,
         }
     }
 }
@@ -144,6 +149,9 @@ pub enum Refused {
     NotFound,
     NotEmpty,
     Invalid,
+    Conflict,
+    Full,
+    TooLarge,
 }
 
 /// What became of a failed message.
@@ -193,6 +201,20 @@ impl Queue {
         counts
     }
 
+    /// How many messages there are too many for `count` more.
+    fn beyond(&self, count: u64) -> u64 {
+        let live = self.messages.len() as u64 + count;
+        self.options.max_messages.map_or(0, |most| live.saturating_sub(most))
+    }
+
+    /// The ready messages in the order in which they make room.
+    fn victims(&self) -> Vec<Seq> {
+        let ready = |m: &Message| matches!(m.place, Place::GivenBack | Place::Untouched);
+        let mut victims: Vec<_> = self.messages.iter().filter(|(_, m)| ready(m)).collect();
+        victims.sort_by_key(|(seq, m)| (m.priority, m.place != Place::GivenBack, m.was_due, **seq));
+        victims.into_iter().map(|(seq, _)| *seq).collect()
+    }
+
     fn is_exhausted(&self, seq: Seq) -> bool {
         self.options.max_attempts.is_some_and(|most| self.messages[&seq].attempts >= most)
     }
@@ -226,6 +248,10 @@ impl Model {
             }
             next = self.queues.get(dead).and_then(|queue| queue.options.dead_letter);
         }
+        let there = self.queues.get(name).map_or(0, |queue| queue.messages.len());
+        if options.max_messages.is_some_and(|most| there as u64 > most) {
+            return Err(Refused::Conflict);
+        }
         if let Some(dead) = options.dead_letter {
             self.open_queue(dead);
         }
@@ -241,6 +267,28 @@ impl Model {
             return Err(Refused::NotEmpty);
         }
         self.queues.remove(name);
+        Ok(())
+    }
+
+    /// Makes room for `count` messages, if there is none.
+    pub fn make_room(&mut self, name: &'static str, count: u64) -> Result<(), Refused> {
+        self.observe();
+        let queue = &self.queues[name];
+        if queue.options.max_messages.is_some_and(|most| count > most) {
+            return Err(Refused::TooLarge);
+        }
+        let beyond = queue.beyond(count) as usize;
+        let victims = queue.victims();
+        if beyond > 0 && (!queue.options.drops || victims.len() < beyond) {
+            return Err(Refused::Full);
+        }
+        for seq in victims.into_iter().take(beyond) {
+            if self.queues[name].options.dead_letter.is_none() {
+                self.queues.get_mut(name).unwrap().messages.remove(&seq);
+            } else if !self.try_move(name, seq) {
+                return Err(Refused::Full);
+            }
+        }
         Ok(())
     }
 
@@ -358,18 +406,27 @@ impl Model {
 
     /// Moves a message to the dead letter queue, or buries it.
     fn retire(&mut self, name: &'static str, seq: Seq) -> Fate {
-        let dead = self.queues[name].options.dead_letter;
+        if self.try_move(name, seq) {
+            return Fate::DeadLettered;
+        }
         let messages = &mut self.queues.get_mut(name).unwrap().messages;
-        let Some(dead) = dead else {
-            let message = messages.get_mut(&seq).unwrap();
-            message.place = Place::Buried;
-            message.holder = None;
-            return Fate::Buried;
-        };
-        let Message { payload, priority, headers, origin, .. } = messages.remove(&seq).unwrap();
+        let message = messages.get_mut(&seq).unwrap();
+        message.place = Place::Buried;
+        message.holder = None;
+        Fate::Buried
+    }
+
+    /// Whether there is a dead letter queue, with room.
+    fn try_move(&mut self, name: &'static str, seq: Seq) -> bool {
+        let Some(dead) = self.queues[name].options.dead_letter else { return false };
         self.open_queue(dead);
+        if self.make_room(dead, 1).is_err() {
+            return false;
+        }
+        let messages = &mut self.queues.get_mut(name).unwrap().messages;
+        let Message { payload, priority, headers, origin, .. } = messages.remove(&seq).unwrap();
         self.insert_as(dead, payload, priority, headers, origin);
-        Fate::DeadLettered
+        true
     }
 
     fn held(&mut self, held: Held) -> Result<&mut Message, Refused> {

@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use millpond::testing::{Clock, Disk, step};
 use millpond::{
-    Backoff, Delivery, Durability, ErrorKind, Fate, Message, OnDrop, Queue, QueueOptions, State,
-    Store,
+    AtLimit, Backoff, Delivery, Durability, ErrorKind, Fate, Message, OnDrop, Queue, QueueOptions,
+    State, Store,
 };
 
 use crate::reference::{self, Headers, Held, Model, Options, Place, Refused, Seq};
@@ -47,6 +47,9 @@ fn kind(refused: Refused) -> ErrorKind {
         Refused::NotFound => ErrorKind::NotFound,
         Refused::NotEmpty => ErrorKind::NotEmpty,
         Refused::Invalid => ErrorKind::InvalidArgument,
+        Refused::Conflict => ErrorKind::Conflict,
+        Refused::Full => ErrorKind::QueueFull,
+        Refused::TooLarge => ErrorKind::TooLarge,
     }
 }
 
@@ -108,8 +111,10 @@ impl World {
         let payload = self.payload(bytes);
         let headers: Headers = KEYS.into_iter().take(headers).zip(self.count as i64..).collect();
         let message = headers.iter().fold(Message::new(&payload), |m, (k, v)| m.header(*k, *v));
-        let id = queue.insert(message.priority(priority)).unwrap().as_u64();
+        let real = queue.try_insert(message.priority(priority));
+        let Some(id) = self.room(name, 1, real) else { return };
         let seq = self.model.insert(name, payload, priority, headers, 0);
+        let id = id.as_u64();
         self.new_id(name, seq, id);
     }
 
@@ -122,15 +127,27 @@ impl World {
         } else {
             message.not_before(UNIX_EPOCH + ms(self.model.wall + delay))
         };
-        let id = queue.insert(message).unwrap().as_u64();
+        let real = queue.try_insert(message);
+        let Some(id) = self.room(name, 1, real) else { return };
         let seq = self.model.insert(name, payload, priority, Vec::new(), delay);
-        self.new_id(name, seq, id);
+        self.new_id(name, seq, id.as_u64());
+    }
+
+    /// Makes room in the model as the store has, or finds that both are full.
+    fn room<T>(&mut self, name: &'static str, count: u64, real: millpond::Result<T>) -> Option<T> {
+        let refused = self.model.make_room(name, count).map_err(kind).err();
+        match (real, refused) {
+            (Ok(done), None) => Some(done),
+            (Err(error), Some(kind)) if *error.kind() == kind => None,
+            (real, refused) => panic!("{:?}, and in the model {refused:?}", real.err()),
+        }
     }
 
     /// Only where expired messages are deleted: in which order they move to a dead letter queue is nobody's business.
     pub fn insert_mortal(&mut self, name: &'static str, priority: u8, ttl: u64) {
         let queue = self.queue(name);
-        if self.model.queues[name].options.dead_letter.is_some() {
+        let options = &self.model.queues[name].options;
+        if options.dead_letter.is_some() || options.max_messages.is_some() {
             return;
         }
         let payload = self.payload(20);
@@ -151,7 +168,18 @@ impl World {
         let messages = payloads.iter().enumerate();
         let messages = messages
             .map(|(n, payload)| Message::new(payload).priority(priority(n)).delay(ms(delay(n))));
-        let ids = queue.insert_batch(messages).unwrap();
+        let blocks = self.model.queues[name].options.max_messages.is_some();
+        if blocks && !self.model.queues[name].options.drops {
+            // It might wait for ever.
+            return;
+        }
+        let real = queue.insert_batch(messages);
+        let ids = if count == 0 {
+            real.unwrap()
+        } else {
+            let Some(ids) = self.room(name, count as u64, real) else { return };
+            ids
+        };
         assert_eq!(ids.len(), count);
         assert!(ids.windows(2).all(|pair| pair[0].as_u64() + 1 == pair[1].as_u64()));
         for (n, (id, payload)) in ids.iter().zip(payloads).enumerate() {
@@ -310,7 +338,8 @@ impl World {
     }
 
     pub fn declare(&mut self, name: &'static str, options: Options) {
-        if options.dead_letter.is_some() && self.model.has_expiring(Some(name)) {
+        let is_strict = options.dead_letter.is_some() || options.max_messages.is_some();
+        if is_strict && self.model.has_expiring(Some(name)) {
             return;
         }
         let mut real = QueueOptions::new()
@@ -322,6 +351,10 @@ impl World {
         }
         if let Some(dead) = options.dead_letter {
             real = real.dead_letter(dead);
+        }
+        if let Some(most) = options.max_messages {
+            let at_limit = if options.drops { AtLimit::DropOldest } else { AtLimit::Block };
+            real = real.max_messages(most).at_limit(at_limit);
         }
         same(
             self.store.declare(name, real).map(|_| ()),

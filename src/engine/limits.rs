@@ -1,0 +1,453 @@
+//! Room in a queue that is limited: whether there is enough, and how it is made.
+//!
+//! Inserts into such a queue decide and append under one hold of the dispatch lock, so that a limit is never exceeded.
+//! How many messages a queue has is always known. What they take is counted by whoever first needs it, segment by segment
+//! beside running work, and kept up to date from then on; who deletes without having seen the size lets it be counted
+//! anew.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use smallvec::SmallVec;
+
+use super::choose::{Candidate, Detour};
+use super::compact::place;
+use super::lane::Head;
+use super::settle::Claimant;
+use super::state::{QueueEntry, State};
+use super::take::queue_mut;
+use super::{Engine, QueueShared};
+use crate::clock::real_now;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::frame::{HeaderOnly, frame_bytes, read_header};
+use crate::format::position::Position;
+use crate::lock::Guard;
+use crate::log::{Draft, Segment, Slot};
+use crate::options::{AtLimit, QueueOptions};
+use crate::storage::Mapping;
+use crate::sync::atomic::Ordering;
+
+/// The reason that is kept with a message that had to make room.
+const DROPPED: &str = "dropped: its queue was full";
+
+/// What the messages of a queue take that have a lower id than `below`, in bytes. The rest is not counted yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Usage {
+    bytes: u64,
+    below: u64,
+}
+
+impl Usage {
+    /// What all messages take, if they are all counted.
+    fn total(self) -> Option<u64> {
+        (self.below == u64::MAX).then_some(self.bytes)
+    }
+
+    /// A new message takes so much.
+    pub fn add(&mut self, bytes: u64) {
+        if self.below == u64::MAX {
+            self.bytes += bytes;
+        }
+    }
+
+    /// Message `id` is gone, which took so much; None if nobody knows.
+    pub fn remove(&mut self, id: u64, bytes: Option<u64>) {
+        match bytes {
+            _ if id >= self.below => {}
+            Some(bytes) => self.bytes = self.bytes.saturating_sub(bytes),
+            None => *self = Usage::default(),
+        }
+    }
+}
+
+/// What a message with a body of this length takes, as limits count it.
+pub(super) fn message_bytes(body: u64) -> u64 {
+    frame_bytes(body, false)
+}
+
+/// How much room is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Need {
+    messages: u64,
+    bytes: u64,
+}
+
+impl Need {
+    pub fn of(run: &[Draft<'_>]) -> Need {
+        let bytes = run.iter().map(|draft| draft.frame_bytes(false)).sum();
+        Need { messages: run.len() as u64, bytes }
+    }
+
+    /// What of it there is no room for; `used` is what is there.
+    fn beyond(self, used: Need, options: &QueueOptions) -> Need {
+        let beyond = |used: u64, need: u64, most: Option<u64>| {
+            most.map_or(0, |most| used.saturating_add(need).saturating_sub(most))
+        };
+        Need {
+            messages: beyond(used.messages, self.messages, options.max_messages),
+            bytes: beyond(used.bytes, self.bytes, options.max_bytes),
+        }
+    }
+
+    fn is_none(self) -> bool {
+        self == Need::default()
+    }
+}
+
+/// Messages that are deleted to make room, each with what it takes.
+pub(super) type Victims = SmallVec<[(u64, u64); 1]>;
+
+/// There is room, once these messages are deleted.
+struct Room {
+    victims: Victims,
+}
+
+/// What stands between an insert and its room.
+enum NoRoom {
+    /// Somebody has to take something out.
+    Full,
+    /// This message has to move to the dead letter queue.
+    Move(u64, u8),
+    Detour(Detour),
+    /// What is there has to be counted.
+    Count,
+}
+
+impl Engine {
+    /// Makes sure that there is room for `need` in `queue`: gives the lock back with what must be deleted by the same
+    /// append; or None if it had to give it up, and the caller must look again. Waits until `until` where the queue
+    /// lets its inserts wait.
+    ///
+    /// # Errors
+    /// `QueueFull`; `TooLarge` for what the queue can never have room for.
+    pub(super) fn room<'a>(
+        &'a self,
+        mut state: Guard<'a, State>,
+        queue: &Arc<QueueShared>,
+        need: Need,
+        until: Option<Instant>,
+    ) -> Result<Option<(Guard<'a, State>, Victims)>> {
+        if !queue.is_limited() {
+            return Ok(Some((state, Victims::new())));
+        }
+        let options = &queue_mut(&mut state, queue)?.options;
+        if !need.beyond(Need::default(), options).is_none() {
+            let what = format!("{} messages of {} bytes", need.messages, need.bytes);
+            let what = format!("{what}, more than queue {:?} may ever have", queue.name);
+            return Err(Error::new(ErrorKind::TooLarge, what));
+        }
+        let no_room = match self.find_room(&mut state, queue, need)? {
+            Ok(Room { victims }) => return Ok(Some((state, victims))),
+            Err(no_room) => no_room,
+        };
+        match no_room {
+            NoRoom::Full => self.wait_for_room(state, queue, until)?,
+            NoRoom::Move(id, priority) => {
+                drop(state);
+                self.drop_by_moving(queue, id, priority)?;
+            }
+            NoRoom::Count => {
+                drop(state);
+                self.count_usage(queue)?;
+            }
+            NoRoom::Detour(detour) => {
+                drop(state);
+                self.take_detour(queue, detour)?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn find_room(
+        &self,
+        state: &mut State,
+        queue: &Arc<QueueShared>,
+        need: Need,
+    ) -> Result<std::result::Result<Room, NoRoom>> {
+        let used = match self.used(state, queue)? {
+            Some(used) => used,
+            None => return Ok(Err(NoRoom::Count)),
+        };
+        let entry = queue_mut(state, queue)?;
+        let beyond = need.beyond(used, &entry.options);
+        if beyond.is_none() {
+            return Ok(Ok(Room { victims: Victims::new() }));
+        }
+        let (at_limit, moves) = (entry.options.at_limit, entry.options.dead_letter.is_some());
+        Ok(match at_limit {
+            AtLimit::Block | AtLimit::Reject => Err(NoRoom::Full),
+            AtLimit::DropOldest => self.find_victims(state, queue, beyond, moves),
+        })
+    }
+
+    /// What is there; None if it has to be counted.
+    fn used(&self, state: &mut State, queue: &QueueShared) -> Result<Option<Need>> {
+        let mut tail = self.log.tail();
+        state.absorb(&mut tail);
+        let entry = queue_mut(state, queue)?;
+        let bytes = match entry.options.max_bytes {
+            Some(_) => entry.usage.total(),
+            None => Some(0),
+        };
+        let messages = entry.live(&tail);
+        Ok(bytes.map(|bytes| Need { messages, bytes }))
+    }
+
+    fn wait_for_room(
+        &self,
+        mut state: Guard<'_, State>,
+        queue: &QueueShared,
+        until: Option<Instant>,
+    ) -> Result<()> {
+        let waits = queue_mut(&mut state, queue)?.options.at_limit == AtLimit::Block;
+        let left = until.map(|until| until.saturating_duration_since(real_now()));
+        if !waits || left.is_some_and(|left| left.is_zero()) {
+            return Err(full(queue));
+        }
+        queue.room_waiters.fetch_add(1, Ordering::SeqCst);
+        let state = match left {
+            None => queue.room.wait(state),
+            Some(left) => queue.room.wait_for(state, left),
+        };
+        drop(state);
+        queue.room_waiters.fetch_sub(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Finds the oldest messages of the lowest priority that make up for what is too much. If they have to move, the first
+    /// of them.
+    fn find_victims(
+        &self,
+        state: &mut State,
+        queue: &Arc<QueueShared>,
+        beyond: Need,
+        moves: bool,
+    ) -> std::result::Result<Room, NoRoom> {
+        let mut chosen: Vec<Candidate> = Vec::new();
+        let mut victims = Victims::new();
+        let mut freed = Need::default();
+        let outcome = loop {
+            if freed.messages >= beyond.messages && freed.bytes >= beyond.bytes {
+                break Ok(());
+            }
+            match self.next_victim(state, queue, &chosen) {
+                Ok(Some(candidate)) => {
+                    let bytes = match self.bytes_of(state, queue, &candidate) {
+                        Ok(bytes) => bytes,
+                        Err(detour) => break Err(NoRoom::Detour(detour)),
+                    };
+                    if candidate.turn.is_none()
+                        && let Some(lane) = state.lane(queue.id, candidate.priority)
+                    {
+                        lane.consume();
+                    }
+                    victims.push((candidate.id, bytes));
+                    freed.messages += 1;
+                    freed.bytes += bytes;
+                    chosen.push(candidate);
+                }
+                Ok(None) => break Err(NoRoom::Full),
+                Err(detour) => break Err(NoRoom::Detour(detour)),
+            }
+        };
+        // Until they are deleted they are where they were.
+        super::choose::unread(state, queue, &chosen);
+        victims.sort_unstable();
+        outcome?;
+        match chosen.first() {
+            Some(first) if moves => Err(NoRoom::Move(first.id, first.priority)),
+            _ => Ok(Room { victims }),
+        }
+    }
+
+    /// Moves a message to the dead letter queue to make room. If that has none either, it stays.
+    fn drop_by_moving(&self, queue: &Arc<QueueShared>, id: u64, priority: u8) -> Result<()> {
+        if !self.give_back_unheld(queue, id, priority)? {
+            return Ok(());
+        }
+        match self.try_move(queue, id, Claimant::Store, DROPPED) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(full(queue)),
+            // Somebody else has taken it meanwhile.
+            Err(error) if *error.kind() == ErrorKind::StaleDelivery => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What a victim takes; 0 if that does not matter.
+    fn bytes_of(
+        &self,
+        state: &State,
+        queue: &QueueShared,
+        candidate: &Candidate,
+    ) -> std::result::Result<u64, Detour> {
+        let entry = state.queues.get(&queue.id);
+        match entry.filter(|entry| entry.options.max_bytes.is_some()) {
+            Some(entry) => self.known(entry, queue, candidate).map(|known| known.bytes),
+            None => Ok(0),
+        }
+    }
+
+    /// The ready message of the lowest priority that would be delivered first, but for those already `chosen`.
+    fn next_victim(
+        &self,
+        state: &mut State,
+        queue: &QueueShared,
+        chosen: &[Candidate],
+    ) -> std::result::Result<Option<Candidate>, Detour> {
+        let everything = Position::from_u64(u64::MAX);
+        let priorities = state.queues.get(&queue.id).map_or(Vec::new(), |entry| {
+            entry.lanes.iter().rev().map(|lane| lane.priority()).collect()
+        });
+        for priority in priorities {
+            let behind =
+                chosen.iter().rev().find_map(|c| c.turn).filter(|t| t.priority() == priority);
+            let Some(entry) = state.queues.get_mut(&queue.id) else { return Ok(None) };
+            if let Some(turn) = entry.touched.next_ready_of(priority, behind) {
+                return self.touched_candidate(state, queue, turn).map(Some);
+            }
+            loop {
+                let Some(entry) = state.queues.get_mut(&queue.id) else { return Ok(None) };
+                let lane = entry.lanes.iter_mut().find(|lane| lane.priority() == priority);
+                let Some(lane) = lane else { break };
+                match lane.head(&state.segments, &entry.touched, &self.log, everything) {
+                    Head::Message { id, offset, segment } => {
+                        return Ok(Some(Candidate::untouched(id, priority, segment, offset)));
+                    }
+                    Head::NeedsIndex(segment) => return Err(Detour::Index(segment)),
+                    Head::Rolled => state.absorb(&mut self.log.tail()),
+                    Head::Empty => break,
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Counts what the messages of a queue take, a segment at a time.
+    pub(super) fn count_usage(&self, queue: &Arc<QueueShared>) -> Result<()> {
+        while let Some(segment) = self.next_to_count(queue)? {
+            if segment.index().is_none() {
+                self.load_index(&segment)?;
+            }
+            let Ok(data) = segment.data(&*self.storage) else { continue };
+            let Some((slots, before)) = self.slots_to_count(queue, &segment)? else { continue };
+            let sizes: Vec<(u32, u64)> =
+                slots.iter().map(|&(delta, at)| (delta, size_at(&segment, data, at))).collect();
+            let mut state = self.lock_open()?;
+            let Some(at) = place(&state, &segment) else { continue };
+            let s = &state.segments[at];
+            let left = sizes.iter().filter(|(delta, _)| !s.acks.contains(*delta));
+            let (bytes, below) = (left.map(|(_, bytes)| bytes).sum::<u64>(), s.id_end);
+            let usage = &mut queue_mut(&mut state, queue)?.usage;
+            // Somebody else may have counted it, or everything has to be counted anew.
+            if usage.below == before {
+                *usage = Usage { bytes: usage.bytes + bytes, below };
+            }
+        }
+        Ok(())
+    }
+
+    /// The next sealed segment to be counted. The active one is counted here, at last: it is in memory.
+    fn next_to_count(&self, queue: &QueueShared) -> Result<Option<Arc<Segment>>> {
+        let mut guard = self.lock_open()?;
+        let state = &mut *guard;
+        let mut tail = self.log.tail();
+        state.absorb(&mut tail);
+        let below = queue_mut(state, queue)?.usage.below;
+        if below == u64::MAX {
+            return Ok(None);
+        }
+        let next = state.segments.iter().find(|s| s.id_end > below);
+        let Some(s) = next else { return Ok(None) };
+        if s.segment.is_sealed() {
+            return Ok(Some(s.segment.clone()));
+        }
+        let Ok(data) = s.segment.data(&*self.storage) else { return Ok(None) };
+        let (segment, acks) = (&s.segment, &s.acks);
+        let lanes = tail.lanes().into_iter().filter(|lane| lane.queue == queue.id);
+        let everything = Position::from_u64(u64::MAX);
+        let slots = lanes
+            .filter_map(|lane| tail.read_lane(segment.number, lane, 0, everything, usize::MAX));
+        let live = slots.flatten().filter(|(delta, _)| !acks.contains(*delta));
+        let bytes: u64 = live.map(|(_, at)| size_at(segment, data, at)).sum();
+        let usage = &mut queue_mut(state, queue)?.usage;
+        *usage = Usage { bytes: usage.bytes + bytes, below: u64::MAX };
+        Ok(None)
+    }
+
+    /// The messages of a queue in a segment, and below which id they are counted so far. None if the segment is gone.
+    fn slots_to_count(
+        &self,
+        queue: &QueueShared,
+        segment: &Arc<Segment>,
+    ) -> Result<Option<(Vec<Slot>, u64)>> {
+        let mut state = self.lock_open()?;
+        let before = queue_mut(&mut state, queue)?.usage.below;
+        let Some(index) = segment.index().filter(|_| place(&state, segment).is_some()) else {
+            return Ok(None);
+        };
+        let lanes = index.lanes().into_iter().filter(|(lane, _)| lane.queue == queue.id);
+        let slots = lanes.flat_map(|(lane, count)| {
+            let index = &index;
+            (0..count).filter_map(move |k| index.entry(lane, k))
+        });
+        Ok(Some((slots.collect(), before)))
+    }
+
+    /// An error if there is more in the queue than these options would let in.
+    pub(super) fn check_limits(
+        &self,
+        queue: &Arc<QueueShared>,
+        options: &QueueOptions,
+    ) -> Result<()> {
+        if options.max_bytes.is_some() {
+            let mut state = self.lock_open()?;
+            let entry = queue_mut(&mut state, queue)?;
+            if entry.options.max_bytes.is_none() {
+                // Nobody has kept it up to date.
+                entry.usage = Usage::default();
+            }
+            drop(state);
+            self.count_usage(queue)?;
+        }
+        let mut guard = self.lock_open()?;
+        let state = &mut *guard;
+        let mut tail = self.log.tail();
+        state.absorb(&mut tail);
+        let entry = queue_mut(state, queue)?;
+        let bytes = entry.usage.total().unwrap_or(0);
+        let there = Need { messages: entry.live(&tail), bytes };
+        if !Need::default().beyond(there, options).is_none() {
+            let Need { messages, bytes } = there;
+            let mut what = format!("queue {:?} has {messages} messages", queue.name);
+            if options.max_bytes.is_some() {
+                what.push_str(&format!(" of {bytes} bytes"));
+            }
+            what.push_str(", which is more than its limit would be; nothing was changed");
+            return Err(Error::new(ErrorKind::Conflict, what));
+        }
+        Ok(())
+    }
+}
+
+fn full(queue: &QueueShared) -> Error {
+    Error::new(ErrorKind::QueueFull, format!("there is no room in queue {:?}", queue.name))
+}
+
+/// What the message at `offset` takes; nothing if its envelope cannot be read.
+fn size_at(segment: &Segment, data: &Mapping, offset: u32) -> u64 {
+    let bytes = data.get(0..data.published()).unwrap_or_default();
+    match read_header(bytes, offset, &segment.seed) {
+        HeaderOnly::Frame(envelope) => message_bytes(envelope.length.into()),
+        HeaderOnly::End | HeaderOnly::Bad => 0,
+    }
+}
+
+impl QueueEntry {
+    /// Messages of these sizes were appended.
+    pub fn note_usage(&mut self, run: &[Draft<'_>]) {
+        if self.options.max_bytes.is_some() {
+            run.iter().for_each(|draft| self.usage.add(draft.frame_bytes(false)));
+        }
+    }
+}
