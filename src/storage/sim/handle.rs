@@ -191,6 +191,10 @@ impl File for Handle {
         Ok(self.disk.state().inode(self.inode).len())
     }
 
+    fn data_end(&self) -> io::Result<u64> {
+        Ok(self.disk.state().inode(self.inode).data_end())
+    }
+
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let mut state = self.disk.state();
         state.fail(FaultKind::Read)?;

@@ -11,6 +11,9 @@ use super::buffer::{Buffer, SECTOR_BYTES};
 use super::cut::{Fate, SplitMix64};
 use super::fingerprint;
 
+/// What space is given out in, and so what a hole is made of.
+const BLOCK_BYTES: usize = 4096;
+
 /// How many contents since the last sync a power cut can bring back, besides the newest.
 const REMEMBERED: usize = 8;
 
@@ -110,6 +113,15 @@ impl Inode {
 
     pub(super) fn len(&self) -> u64 {
         self.len
+    }
+
+    /// The end of the last block that is not all zero: as a file system says that never writes blocks of zeroes, which is
+    /// the least that any may say.
+    pub(super) fn data_end(&self) -> u64 {
+        let sectors = self.sectors().as_chunks::<SECTOR_BYTES>().0;
+        let last = sectors.iter().rposition(|sector| *sector != [0; SECTOR_BYTES]);
+        let end = last.map_or(0, |last| (last + 1) * SECTOR_BYTES);
+        (end.next_multiple_of(BLOCK_BYTES) as u64).min(self.len)
     }
 
     /// A number that two files share if they have the same content.

@@ -53,6 +53,21 @@ fn unsynced_sectors_may_survive_or_not() {
 }
 
 #[test]
+fn data_ends_with_the_last_block_that_is_not_zero() {
+    let (disk, file) = disk_with("a", 10_000);
+    assert_eq!(file.data_end().unwrap(), 0, "reserved, and not written");
+    file.write_at(4095, &[1]).unwrap();
+    file.sync_data().unwrap();
+    assert_eq!(file.data_end().unwrap(), 4096);
+    file.write_at(8000, &[1; 1000]).unwrap();
+    assert_eq!(file.data_end().unwrap(), 10_000, "the file ends within its last block");
+    let ends = |seed| disk.power_cut(seed).open_read("a").unwrap().data_end().unwrap();
+    assert_eq!(SEEDS.map(ends).collect::<BTreeSet<_>>(), [4096, 8192, 10_000].into());
+    file.write_at(0, &[0; 10_000]).unwrap();
+    assert_eq!(file.data_end().unwrap(), 0, "zeroes are a hole");
+}
+
+#[test]
 fn a_sector_is_not_torn() {
     let (disk, file) = disk_with("a", 512);
     file.write_at(0, &[1; 512]).unwrap();
