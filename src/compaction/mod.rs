@@ -228,6 +228,17 @@ mod tests {
         assert!(copied < 0.1, "{copied}");
     }
 
+    #[test]
+    fn small_neighbours_are_rewritten_too() {
+        let size = |bytes, live| Size { bytes, live, free: true };
+        let holed = size(60_000, 10_000);
+        // It makes the log due, and cannot be rewritten itself.
+        let busy = Size { free: false, ..size(10 * SEGMENT, 0) };
+        let [small, large] = [60_000, SEGMENT / 2].map(|bytes| size(bytes, bytes));
+        assert_eq!(choose(&[small, holed, small, busy], POLICY), Some(0..3));
+        assert_eq!(choose(&[large, holed, large, busy], POLICY), Some(1..2));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20))]
 

@@ -173,5 +173,10 @@ mod tests {
         assert!(matches!(set.pages[..], [Page::Full]));
         assert!(!set.insert(5));
         assert!(set.contains(PAGE_IDS - 1) && !set.contains(PAGE_IDS));
+        let section = set.section(7).unwrap();
+        assert_eq!(section.pages, [(0, PageForm::Full)]);
+        let back = AckSet::from_section(&section);
+        assert!(matches!(back.pages[..], [Page::Full]));
+        assert_eq!(back.count(), u64::from(PAGE_IDS));
     }
 }

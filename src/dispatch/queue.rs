@@ -260,10 +260,10 @@ mod tests {
         q.put(7, Entry::given_back(5, 1));
         let mut order = Vec::new();
         while let Some(turn) = q.next_ready(None) {
-            order.push(turn.id);
+            order.push((turn.priority(), turn.id));
             q.remove(turn.id);
         }
-        assert_eq!(order, [7, 4, 9]);
+        assert_eq!(order, [(5, 7), (0, 4), (0, 9)]);
     }
 
     #[test]
@@ -336,14 +336,17 @@ mod tests {
         q.put(1, Entry::in_flight(0, 1, 5, Some(at(base, 1))));
         q.put(2, Entry::delayed(0, 1, 9));
         q.put(3, Entry::buried(0, 2, "broken"));
+        q.put(4, Entry::given_back(0, 1));
         assert_eq!((q.in_flight(), q.delayed(), q.buried()), (1, 1, 1));
+        assert_eq!((q.len(), q.ready.len()), (4, 1));
         assert_eq!(q.get(3), Some(&Entry::buried(0, 2, "broken")));
-        for id in 1..=3 {
+        for id in 1..=4 {
             assert!(q.contains(id));
             assert!(q.remove(id).is_some());
             assert!(!q.contains(id));
         }
         assert_eq!((q.in_flight(), q.delayed(), q.buried(), q.ready.len()), (0, 0, 0, 0));
+        assert_eq!(q.len(), 0);
         assert_eq!((q.next_deadline(), q.next_due_ms()), (None, None));
     }
 
@@ -360,5 +363,21 @@ mod tests {
         assert_eq!(q.next_deadline(), Some(at(base, 40)));
         q.remove(4);
         assert_eq!(q.next_deadline(), Some(at(base, 60)));
+    }
+    #[test]
+    fn sleep_ends_with_what_comes_first() {
+        let base = Instant::now();
+        let mut q = QueueState::default();
+        assert_eq!(q.sleep_for(base, 0), None);
+        q.put(1, Entry::in_flight(0, 1, 11, Some(at(base, 10))));
+        assert_eq!(q.sleep_for(base, 0), Some(Duration::from_secs(10)));
+        q.put(2, Entry::delayed(0, 1, 3_000));
+        assert_eq!(q.sleep_for(base, 0), Some(Duration::from_secs(3)));
+        q.put(2, Entry::delayed(0, 1, 30_000));
+        assert_eq!(q.sleep_for(base, 0), Some(Duration::from_secs(10)));
+        // The wall clock may be set before then.
+        q.put(2, Entry::delayed(0, 1, 300_000));
+        q.remove(1);
+        assert_eq!(q.sleep_for(base, 0), Some(Duration::from_secs(60)));
     }
 }

@@ -122,10 +122,7 @@ impl Segment {
 
     /// The frame at `offset`, verified. Memory only, once the segment is mapped.
     pub fn frame<'a>(&self, data: &'a Mapping, offset: u32) -> Found<'a> {
-        match data.get(0..data.published()) {
-            Some(bytes) => frame::read(bytes, offset, &self.seed),
-            None => Found::End,
-        }
+        frame::read(data.bytes(0..data.published()), offset, &self.seed)
     }
 
     pub fn index(&self) -> Option<Arc<LaneIndex>> {
@@ -140,6 +137,8 @@ impl Segment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::Prepare;
+    use crate::storage::sim::Disk;
 
     #[test]
     fn only_names_that_millpond_writes_are_taken_for_its_own() {
@@ -157,5 +156,15 @@ mod tests {
         let segment = Segment::sealed(9, 7, 1, 42, 5000);
         assert_eq!(segment.end_position(), Position::new(7, 5000));
         assert_eq!((segment.name(), segment.is_sealed()), (segment_name(9), true));
+    }
+    #[test]
+    fn a_segment_that_somebody_has_is_not_given_up() {
+        let disk = Disk::new();
+        disk.create(&segment_name(9), 100, Prepare::Reserve).unwrap();
+        let segment = Arc::new(Segment::sealed(9, 7, 1, 42, 5000));
+        segment.data(&disk).unwrap();
+        let reading = segment.clone();
+        assert!(!segment.give_up());
+        assert!(reading.give_up());
     }
 }

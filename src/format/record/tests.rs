@@ -310,3 +310,14 @@ fn the_headers_of_a_message_are_those_that_it_was_encoded_with() {
     let cut_off = InsertHead { headers: Some(&block[..2]), ..plain };
     assert!(cut_off.header_block().is_err());
 }
+
+#[test]
+fn header_values_of_unknown_types_are_malformed() {
+    let what = |value: &[u8]| {
+        let block = [&[1, 1, b'k'], value].concat();
+        HeaderBlock::decode(&block).map(|_| ()).map_err(|malformed| malformed.what)
+    };
+    assert_eq!(what(&[3, 1]), Ok(()));
+    assert_eq!(what(&[3, 2]), Err("neither true nor false"));
+    assert_eq!(what(&[4, 0]), Err("unknown type of header value"));
+}
