@@ -340,6 +340,10 @@ mod tests {
         assert_eq!((q.in_flight(), q.delayed(), q.buried()), (1, 1, 1));
         assert_eq!((q.len(), q.ready.len()), (4, 1));
         assert_eq!(q.get(3), Some(&Entry::buried(0, 2, "broken")));
+        assert_eq!(
+            q.range(2..4).map(|(id, entry)| (id, entry.place)).collect::<Vec<_>>(),
+            [(2, Place::Delayed), (3, Place::Buried)]
+        );
         for id in 1..=4 {
             assert!(q.contains(id));
             assert!(q.remove(id).is_some());
