@@ -316,3 +316,18 @@ fn a_message_that_asks_for_what_there_is_not_is_refused() {
     let queue = a_queue();
     queue.insert(Message::new("x").priority(9).header("k".repeat(255), vec![0; 60_000])).unwrap();
 }
+
+#[test]
+fn a_delayed_message_in_a_segment_that_nobody_has_looked_at_is_found() {
+    let clock = Clock::new();
+    let store = options().open_simulated(&Disk::new(), &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    // The log goes on in another segment, which only an insert has seen.
+    queue.insert(vec![0; 60_000]).unwrap();
+    queue.insert(vec![0; 60_000]).unwrap();
+    queue.insert(delayed(7, 1000)).unwrap();
+    clock.advance(Duration::from_secs(1));
+    let due = queue.try_get().unwrap().expect("it is due");
+    assert_eq!(number(due.payload()), 7);
+    assert_eq!(store.stats().damaged_messages, 0);
+}

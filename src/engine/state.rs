@@ -558,12 +558,16 @@ impl State {
         lanes.iter_mut().find(|lane| lane.priority() == priority)
     }
 
-    /// Where touched message `id` lies.
+    /// Where message `id` lies, if it is in that lane.
     pub fn locate(&self, lane: Lane, id: u64, log: &Log) -> Located {
         let Some(at) = self.segment_of(id) else { return Located::Gone };
         let segment = &self.segments[at].segment;
         let Ok(delta) = u32::try_from(id - segment.first_id) else { return Located::Gone };
         let offset = if segment.is_sealed() {
+            // It may lie in a segment that is not in the list yet: one that was delayed is touched by its insert.
+            if at + 1 == self.segments.len() && !is_last(segment, log) {
+                return Located::Rolled;
+            }
             match segment.index() {
                 Some(index) => index.find(lane, delta),
                 None => return Located::NeedsIndex(segment.clone()),
@@ -587,6 +591,11 @@ impl State {
         self.next_token += count;
         first
     }
+}
+
+/// Whether the log does not go on in another segment.
+fn is_last(segment: &Segment, log: &Log) -> bool {
+    log.tail().active().is_none_or(|active| active.segment.number == segment.number)
 }
 
 pub(super) enum Located {
