@@ -85,22 +85,21 @@ impl DedupWindow {
         }
     }
 
-    /// Forgets some of what time has let go of. The rest is not found any more either.
-    pub fn forget_some(&mut self, now_ms: u64) {
+    /// Forgets some of what time has let go of, and returns whether there may be more. It is not found any more either.
+    pub fn forget_some(&mut self, now_ms: u64) -> bool {
         for _ in 0..FORGOTTEN_AT_ONCE {
             if !self.line.front().is_some_and(|first| self.is_over(first, now_ms)) {
-                return;
+                return false;
             }
             self.forget_first();
         }
+        true
     }
 
     /// Forgets all that is beyond the limits.
     pub fn forget(&mut self, now_ms: u64) {
         self.forget_beyond();
-        while self.line.front().is_some_and(|first| self.is_over(first, now_ms)) {
-            self.forget_first();
-        }
+        while self.forget_some(now_ms) {}
     }
 
     fn forget_first(&mut self) {
@@ -149,14 +148,15 @@ impl DedupWindow {
         self.forget(now_ms);
     }
 
-    /// What the window takes in a cursor if it becomes twice as large, as far as its limits let it.
-    pub fn cursor_bytes_ahead(&self) -> u64 {
-        let keys = self.line.len() as u64;
-        if keys == 0 {
-            return 0;
-        }
-        let each = self.key_bytes / keys + 1 + SEEN_OVERHEAD;
-        each * (2 * keys).min(self.limits.keys as u64)
+    /// How many keys are held.
+    pub fn len(&self) -> u64 {
+        self.line.len() as u64
+    }
+
+    /// What the window takes in a cursor, roughly, once it holds `more` keys than now, as far as its limits let it.
+    pub fn cursor_bytes(&self, more: u64) -> u64 {
+        let each = self.key_bytes.checked_div(self.len()).map_or(0, |key| key + 1 + SEEN_OVERHEAD);
+        each * (self.len() + more).min(self.limits.keys as u64)
     }
 }
 

@@ -7,6 +7,7 @@
 //! **A full disk** refuses inserts. Records that settle go on in the spare segments. What these hold is garbage once a
 //! cursor covers it; so whoever finds no spare left has two cursors written, which gives back the one before.
 
+use super::state::State;
 use super::{Engine, poisoned};
 use crate::error::{Error, Result};
 use crate::log::{PrepareFailed, Purpose, SEGMENT_OVERHEAD};
@@ -81,7 +82,7 @@ impl Engine {
         let state = self.lock_state();
         let messages: u64 = state.segments.iter().map(|s| s.messages).sum();
         let touched: u64 = state.queues.values().map(|queue| queue.touched.len()).sum();
-        let windows: u64 = state.queues.values().map(|q| q.window.cursor_bytes_ahead()).sum();
+        let windows = self.window_bytes_ahead(&state);
         // What is deleted in a segment takes at most a bit for each message, what is touched as much again as now. Two
         // cursors of that size are kept, and another one is written; there are two spares for all of them.
         let cursor = state.cursor_bytes.max(touched * CURSOR_ENTRY_BYTES + windows);
@@ -97,6 +98,21 @@ impl Engine {
             cursor: (cursors / 2).next_multiple_of(4096),
             copy: copy.next_multiple_of(4096),
         }
+    }
+
+    /// What the deduplication windows take in a cursor, roughly, once the segments are full that inserts may go on in without
+    /// asking for space: the active one and the next, if messages and keys go on as in the active one.
+    fn window_bytes_ahead(&self, state: &State) -> u64 {
+        let known: u64 = state.queues.values().map(|queue| queue.window.len()).sum();
+        let (messages, bytes, active) = {
+            let tail = self.log.tail();
+            (tail.active_messages(), tail.active_message_bytes(), tail.active_bytes().1)
+        };
+        // The next one is at most twice as long as this one.
+        let room = (3 * active).min(active + self.settings.segment_bytes);
+        let more = room * messages / bytes.max(1);
+        let windows = state.queues.values().map(|queue| &queue.window);
+        windows.map(|window| window.cursor_bytes(more * window.len() / known.max(1))).sum()
     }
 
     /// Makes sure that the log can roll for `frames_bytes`.

@@ -3,7 +3,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millpond::testing::{Clock, Disk};
-use millpond::{Durability, ErrorKind, Queue, QueueOptions, State, Store, StoreOptions};
+use millpond::{
+    Durability, ErrorKind, Message, MessageId, Queue, QueueOptions, State, Store, StoreOptions,
+};
 
 use super::small_store::{SEGMENT_BYTES, number, options, payload, settle};
 use super::{NEVER, disk_with_slack, fill, get};
@@ -175,6 +177,47 @@ fn thousands_in_flight_are_settled(slack: u64) {
     assert_eq!(queue.stats().unwrap().ready, messages / 2);
     settle(&store);
     assert_eq!(get(&queue).attempt(), 1);
+}
+
+/// A full disk refuses what is new, and knows what is not. What is held back has room for the keys.
+#[test]
+fn on_a_full_disk_duplicates_are_known_and_cursors_have_room_for_their_keys() {
+    let (mut disk, clock) = (Disk::new(), Clock::new());
+    // No checkpoint says how large one becomes before the disk is full.
+    let options = options().segment_bytes(16 * SEGMENT_BYTES);
+    let mut store = options.open_simulated(&disk, &clock).unwrap();
+    let mut queue = store.queue("q").unwrap();
+    let long = |n: u64| Message::new(payload(n, 300)).dedup_key(format!("{n:0200}").into_bytes());
+    let mut ids: Vec<MessageId> = (0..3000).map(|n| queue.insert(long(n)).unwrap()).collect();
+    take_all_space(&disk);
+    loop {
+        match queue.insert(long(ids.len() as u64)) {
+            Ok(id) => ids.push(id),
+            Err(error) => break assert_eq!(error.kind(), &ErrorKind::DiskFull, "{error}"),
+        }
+    }
+    for round in 0..3 {
+        for (n, id) in (0..).zip(&ids) {
+            assert_eq!(queue.insert(long(n)).unwrap(), *id);
+        }
+        // Settling goes on through many checkpoints.
+        for _ in 0..3000 {
+            get(&queue).release().unwrap();
+        }
+        if round == 1 {
+            store.close().unwrap();
+        }
+        disk = disk.kill();
+        store = options.open_simulated(&disk, &clock).unwrap();
+        queue = store.queue("q").unwrap();
+    }
+    for _ in &ids {
+        get(&queue).delete().unwrap();
+    }
+    // Once they are forgotten, their space comes back too.
+    clock.advance(Duration::from_secs(300));
+    settle(&store);
+    queue.insert(long(0)).unwrap();
 }
 
 #[test]

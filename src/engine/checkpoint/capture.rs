@@ -115,6 +115,7 @@ impl Engine {
                 encoder.entries(queue, &piece);
                 from = Bound::Excluded(last);
             }
+            self.forget_keys(queue);
             let mut behind = None;
             while let Some(piece) = self.window_piece(queue, behind) {
                 encoder.window(&piece);
@@ -173,6 +174,17 @@ impl Engine {
         Some((piece, last))
     }
 
+    /// Forgets the keys that time has let go of, so that a queue that sees no more of them does not hold their memory.
+    fn forget_keys(&self, queue: u32) {
+        let window_ms = self.window_ms(self.now());
+        let forget_some = || {
+            let mut state = self.lock_state();
+            let entry = state.queues.get_mut(&queue);
+            entry.is_some_and(|entry| entry.window.forget_some(window_ms))
+        };
+        while forget_some() {}
+    }
+
     /// The next deduplication keys of a queue, behind that of message `behind`.
     ///
     /// Their times become the wall clock's as it is now, so that it does not matter how it was set since they were seen.
@@ -180,9 +192,8 @@ impl Engine {
         let now = self.now();
         let window_ms = self.window_ms(now);
         let (as_of, (first_id, mut keys)) = {
-            let mut state = self.lock_state();
-            let window = &mut state.queues.get_mut(&queue)?.window;
-            window.forget_some(window_ms);
+            let state = self.lock_state();
+            let window = &state.queues.get(&queue)?.window;
             let piece = window.piece(behind, window_ms, ENTRIES_PER_PIECE)?;
             (self.log.tail().end(), piece)
         };
