@@ -17,11 +17,12 @@ use super::run::{self, Job, Plan};
 use super::workload::{Outcome, Random, Workload};
 
 /// What workloads are made of. The large insert makes the log roll.
-const OPERATIONS: [Operation; 23] = [
+const OPERATIONS: [Operation; 24] = [
     InsertOf("a", 100),
     InsertOf("t", 100),
     InsertOf("a", 60_000),
     InsertBatch("b"),
+    InsertKey("a", 1),
     Get("a", 1),
     Get("b", 6),
     Delete,
@@ -45,11 +46,12 @@ const OPERATIONS: [Operation; 23] = [
 
 /// So that every operation finds something to do: messages that wait, are in flight, have failed and are buried, in both
 /// queues, some of them in a sealed segment.
-const BEFORE: [Operation; 17] = [
+const BEFORE: [Operation; 18] = [
     Declare("t"),
     InsertOf("t", 100),
     InsertOf("t", 100),
     InsertOf("a", 100),
+    InsertKey("a", 0),
     InsertOf("a", 40_000),
     InsertBatch("b"),
     Get("a", 1),

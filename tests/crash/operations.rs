@@ -1,5 +1,6 @@
 //! What a user can do, done to the store and to the model.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, UNIX_EPOCH};
 
 use millpond::testing::Cut;
@@ -7,7 +8,7 @@ use millpond::{Delivery, ErrorKind, Fate, State};
 
 use super::check::{mix, words};
 use super::workload::{Durable, Held, Outcome, QUEUES, Workload};
-use super::world::{Content, Message, Place, Rules, payload};
+use super::world::{Content, KEYS, Message, Place, Rules, payload};
 
 /// How many messages the queues may hold before more is taken out than put in.
 const LIVE_MAX: usize = 90;
@@ -19,6 +20,10 @@ pub enum Operation {
     /// Of this many bytes.
     InsertOf(&'static str, usize),
     InsertBatch(&'static str),
+    /// With this deduplication key.
+    InsertKey(&'static str, u8),
+    /// A batch with any of the keys.
+    InsertKeys(&'static str),
     /// Up to this many.
     Get(&'static str, usize),
     Delete,
@@ -52,7 +57,9 @@ impl Workload<'_> {
         let queue = QUEUES[self.random.below(5).min(2)];
         let full = self.world.live() > LIVE_MAX;
         match self.random.below(1000) {
-            0..320 if !full => Insert(queue),
+            0..240 if !full => Insert(queue),
+            240..300 if !full => InsertKey(QUEUES[self.random.below(2)], self.any_key()),
+            300..320 if !full => InsertKeys(QUEUES[self.random.below(2)]),
             320..380 if !full => InsertBatch(queue),
             0..300 => Get(queue, 1),
             300..400 => Get(queue, 6),
@@ -102,6 +109,11 @@ impl Workload<'_> {
             }
             InsertOf(queue, len) => self.operate("insert", |run| run.insert(queue, len)),
             InsertBatch(queue) => self.operate("insert_batch", |run| run.insert_batch(queue)),
+            InsertKey(queue, key) => self.operate("insert", |run| run.insert_keys(queue, &[key])),
+            InsertKeys(queue) => {
+                let keys = [(); 3].map(|()| self.any_key());
+                self.operate("insert_batch", |run| run.insert_keys(queue, &keys))
+            }
             Get(queue, max) => self.operate("get", |run| run.get(queue, max)),
             Delete => self.operate("delete", Self::delete),
             DeleteBatch => self.operate("delete_batch", Self::delete_batch),
@@ -225,6 +237,49 @@ impl Workload<'_> {
     /// The room was made by the append that needed it.
     fn drop_oldest(&mut self, queue: &'static str, room: Result<Vec<u64>, ErrorKind>) {
         room.into_iter().flatten().for_each(|id| self.forget(queue, id));
+    }
+
+    fn any_key(&mut self) -> u8 {
+        self.random.below(KEYS.into()) as u8
+    }
+
+    fn insert_keys(&mut self, queue: &'static str, keys: &[u8]) -> Outcome<Durable> {
+        let wall = self.time().wall;
+        let payload = payload(self.highest_id + 1, self.random.below(2000));
+        let content = |key| Content { key: Some(key), ..Content::of(&payload) };
+        let messages: Vec<_> = keys.iter().map(|&key| content(key).message(&payload)).collect();
+        let handle = self.queue(queue)?;
+        let known = |key: &&u8| self.world.queue(queue).known(**key, wall).is_some();
+        let wanted: BTreeSet<&u8> = keys.iter().filter(|key| !known(key)).collect();
+        let room = self.make_room(queue, wanted.len());
+        let ids = match messages.as_slice() {
+            [one] => handle.insert(one).map(|id| vec![id]),
+            batch => handle.insert_batch(batch),
+        };
+        let Some(ids) = admitted(ids, &room)? else { return Ok(false) };
+        self.drop_oldest(queue, room);
+        let ids: Vec<u64> = ids.into_iter().map(|id| id.as_u64()).collect();
+        let mut new: Vec<(u8, u64)> = Vec::new();
+        for (&key, &id) in keys.iter().zip(&ids) {
+            let in_batch = new.iter().find(|(other, _)| *other == key).map(|(_, id)| *id);
+            match self.world.queue(queue).known(key, wall).or(in_batch) {
+                Some(known) if known != id => {
+                    return Err(format!("key {key} of message {known} came with id {id}"));
+                }
+                Some(_) => {}
+                None => new.push((key, id)),
+            }
+        }
+        for (key, id) in new.iter().copied() {
+            self.check_ids(id, 1)?;
+            self.put_in(queue, id, content(key));
+            self.world.queue_mut(queue).note_key(key, id, wall);
+        }
+        if !new.is_empty() {
+            self.note();
+        }
+        self.coverage.duplicates += keys.len() - new.len();
+        Ok(self.inserts_are_synced())
     }
 
     fn put_in(&mut self, queue: &'static str, id: u64, content: Content) {

@@ -36,6 +36,8 @@ pub struct Coverage {
     pub reopens: usize,
     pub dead_letters: usize,
     pub inserted: usize,
+    /// Messages whose key was known.
+    pub duplicates: usize,
 }
 
 /// A delivery that the workload has not settled yet.

@@ -22,13 +22,22 @@ pub struct Content {
     pub priority: u8,
     /// The number in its header.
     pub header: Option<i64>,
+    /// Its deduplication key.
+    pub key: Option<u8>,
 }
+
+/// How many deduplication keys there are.
+pub const KEYS: u8 = 4;
+
+/// How long, and how many of them, the queues know.
+const WINDOW_MS: u64 = 15_000;
+const WINDOW_KEYS: usize = 3;
 
 impl Content {
     /// Of a plain message.
     pub fn of(payload: &[u8]) -> Content {
         let checksum = crc32fast::hash(payload);
-        Content { len: payload.len(), checksum, priority: 0, header: None }
+        Content { len: payload.len(), checksum, priority: 0, header: None, key: None }
     }
 
     /// Of a message that is to be inserted into `queue`: in one of the queues they differ in more than their payloads.
@@ -57,8 +66,9 @@ impl Content {
 
     pub fn delivered(delivery: &Delivery) -> Content {
         let header = delivery.headers().get(HEADER).and_then(|value| value.as_integer());
+        let key = delivery.dedup_key().map(|key| key[0]);
         let plain = Content::of(delivery.payload());
-        Content { priority: delivery.priority(), header, ..plain }
+        Content { priority: delivery.priority(), header, key, ..plain }
     }
 
     /// The message with this content.
@@ -69,8 +79,12 @@ impl Content {
             Some(number) => message.header(HEADER, number),
             None => message,
         };
-        match self.ttl_ms() {
+        let message = match self.ttl_ms() {
             Some(ttl) => message.ttl(Duration::from_millis(ttl)),
+            None => message,
+        };
+        match self.key {
+            Some(key) => message.dedup_key(vec![key]),
             None => message,
         }
     }
@@ -155,7 +169,8 @@ impl Rules {
         let options = QueueOptions::new()
             .lease(Some(Duration::from_millis(self.lease_ms)))
             .max_attempts(self.max_attempts)
-            .backoff(backoff);
+            .backoff(backoff)
+            .dedup_window(Duration::from_millis(WINDOW_MS), WINDOW_KEYS);
         let options = match self.max_messages {
             Some(most) => options.max_messages(most as u64).at_limit(AtLimit::DropOldest),
             None => options,
@@ -177,6 +192,8 @@ pub struct Queue {
     pub messages: BTreeMap<u64, Message>,
     /// The time of the wall clock that was last told.
     wall: u64,
+    /// The last keys that were inserted, each with the id and the time of its message.
+    window: Vec<(u8, u64, u64)>,
 }
 
 type Turn = (Reverse<u8>, bool, u64, u64);
@@ -189,6 +206,30 @@ pub struct Time {
 }
 
 impl Queue {
+    /// The message that a key is known for.
+    pub fn known(&self, key: u8, wall: u64) -> Option<u64> {
+        let mut known = self.window.iter().filter(|(_, _, at)| wall < at + WINDOW_MS);
+        known.rfind(|(known, _, _)| *known == key).map(|(_, id, _)| *id)
+    }
+
+    /// A message was inserted with a key that was not known.
+    pub fn note_key(&mut self, key: u8, id: u64, wall: u64) {
+        self.window.push((key, id, wall));
+        self.window.drain(..self.window.len().saturating_sub(WINDOW_KEYS));
+    }
+
+    /// What [`super::check`] finds when it inserts a message with each key: the id that is known for it, or none.
+    fn probe_keys(&mut self, wall: u64) -> Vec<Option<u64>> {
+        let probe = |key| {
+            let known = self.known(key, wall);
+            if known.is_none() {
+                self.note_key(key, UNKNOWN_ID, wall);
+            }
+            known
+        };
+        (0..KEYS).map(probe).collect()
+    }
+
     /// What can be delivered, and when it is its turn: by falling priority; of equals first those given back, then those
     /// that were delayed, by due time.
     fn deliverable(&self) -> impl Iterator<Item = (Turn, &Message)> {
@@ -319,7 +360,9 @@ impl World {
         };
         if let Some(message) = from.messages.remove(&id) {
             let place = Place::Untouched;
-            let moved = Message { attempts: 0, place, due: 0, expiry: None, token: 0, ..message };
+            let content = Content { key: None, ..message.content };
+            let moved =
+                Message { content, attempts: 0, place, due: 0, expiry: None, token: 0, ..message };
             self.queue_mut(target).messages.insert(new_id, moved);
         }
         true
@@ -368,11 +411,13 @@ impl World {
             world.queues.values().filter_map(|queue| queue.rules.dead_letter).collect();
         let names: Vec<&'static str> = world.queues.keys().copied().collect();
         let far = u64::MAX;
-        for at in [wall, far] {
-            for name in names.iter().filter(|name| !sinks.contains(*name)) {
-                world.drain(name, at, &mut seen);
-            }
+        let sources = || names.iter().filter(|name| !sinks.contains(*name));
+        sources().for_each(|name| world.drain(name, wall, &mut seen));
+        for name in sources().filter(|name| **name != DEAD) {
+            let keys = world.queue_mut(name).probe_keys(wall);
+            seen.queues.entry((*name).to_owned()).or_default().keys = keys;
         }
+        sources().for_each(|name| world.drain(name, far, &mut seen));
         for name in names.iter().filter(|name| sinks.contains(*name)) {
             world.drain(name, far, &mut seen);
         }
@@ -472,6 +517,8 @@ pub struct SeenQueue {
     pub fading: u64,
     /// All that was delivered, in order: first what was ready, then what was delayed.
     pub got: Vec<Got>,
+    /// For each deduplication key, the id of the message that it is known for.
+    pub keys: Vec<Option<u64>>,
     pub buried_in_the_end: u64,
 }
 
@@ -509,6 +556,9 @@ impl Seen {
             let lens = (have.got.len(), want.got.len());
             if lens.0 != lens.1 {
                 return Some(format!("{name}: {} deliveries, expected {}", lens.0, lens.1));
+            }
+            if have.keys != want.keys {
+                return Some(format!("{name}: keys {:?}, expected {:?}", have.keys, want.keys));
             }
             if have.buried_in_the_end != want.buried_in_the_end {
                 let (a, b) = (have.buried_in_the_end, want.buried_in_the_end);

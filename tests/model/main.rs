@@ -3,6 +3,7 @@
 //! `PROPTEST_CASES` sets how many runs there are.
 
 mod reference;
+mod window;
 mod world;
 
 use millpond::State;
@@ -17,6 +18,7 @@ enum Op {
     InsertBatch { queue: usize, count: usize, priority: u8, delay: u64 },
     InsertDelayed { queue: usize, priority: u8, delay: u64 },
     InsertMortal { queue: usize, priority: u8, ttl: u64 },
+    InsertKeyed { queue: usize, keys: Vec<u8>, priority: u8 },
     Get { queue: usize, max: Option<usize> },
     Peek { queue: usize },
     Delete { which: usize },
@@ -70,8 +72,10 @@ fn options() -> impl Strategy<Value = Options> {
     let max_attempts = prop::option::of(1u32..4);
     let dead_letter = prop::option::of(prop::sample::select(NAMES.to_vec()));
     let limit = (prop::option::weighted(0.3, 2u64..9), any::<bool>());
-    (lease, max_attempts, backoff(), any::<bool>(), dead_letter, limit).prop_map(
-        |(lease, max_attempts, backoff, release_on_drop, dead_letter, limit)| Options {
+    // The log does not say when a queue forgot its keys, so their time never becomes longer.
+    let window = prop::sample::select(vec![1, 2, 3, 100]).prop_map(|keys| (3000, keys));
+    (lease, max_attempts, backoff(), any::<bool>(), dead_letter, limit, window).prop_map(
+        |(lease, max_attempts, backoff, release_on_drop, dead_letter, limit, window)| Options {
             lease,
             max_attempts,
             backoff,
@@ -79,6 +83,7 @@ fn options() -> impl Strategy<Value = Options> {
             dead_letter,
             max_messages: limit.0,
             drops: limit.0.is_some() && limit.1,
+            window,
         },
     )
 }
@@ -96,6 +101,8 @@ fn messages() -> impl Strategy<Value = Op> {
             .prop_map(|(queue, priority, delay)| Op::InsertDelayed { queue, priority, delay }),
         2 => (a_queue(), a_priority(), a_time())
             .prop_map(|(queue, priority, ttl)| Op::InsertMortal { queue, priority, ttl }),
+        3 => (a_queue(), prop::collection::vec(0u8..4, 1..4), a_priority())
+            .prop_map(|(queue, keys, priority)| Op::InsertKeyed { queue, keys, priority }),
         6 => a_queue().prop_map(|queue| Op::Get { queue, max: None }),
         3 => (a_queue(), 1usize..6).prop_map(|(queue, max)| Op::Get { queue, max: Some(max) }),
         1 => a_queue().prop_map(|queue| Op::Peek { queue }),
@@ -139,6 +146,9 @@ fn apply(world: &mut World, op: &Op) {
         }
         Op::InsertMortal { queue, priority, ttl } => {
             world.insert_mortal(NAMES[queue], priority, ttl)
+        }
+        Op::InsertKeyed { queue, keys, priority } => {
+            world.insert_keyed(NAMES[queue], &keys, priority)
         }
         Op::Get { queue, max } => world.get(NAMES[queue], max),
         Op::Peek { queue } => world.peek(NAMES[queue]),

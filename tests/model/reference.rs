@@ -6,6 +6,8 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use crate::window::Window;
+
 pub type Seq = usize;
 
 /// Keys and numbers, in order.
@@ -99,6 +101,8 @@ pub struct Options {
     pub max_messages: Option<u64>,
     /// Whether the oldest messages make room.
     pub drops: bool,
+    /// How long deduplication keys are known, and how many.
+    pub window: (u64, usize),
 }
 
 impl Default for Options {
@@ -112,6 +116,7 @@ impl Default for Options {
             dead_letter: None,
             max_messages: None,
             drops: false,
+            window: (300_000, 100_000),
         }
     }
 }
@@ -120,6 +125,7 @@ impl Default for Options {
 pub struct Queue {
     pub options: Options,
     pub messages: BTreeMap<Seq, Message>,
+    pub window: Window,
     /// Differs between two queues of one name, the first of which was removed.
     pub incarnation: u64,
 }
@@ -227,7 +233,12 @@ impl Model {
 
     fn new_queue(&mut self, options: Options) -> Queue {
         self.incarnations += 1;
-        Queue { options, messages: BTreeMap::new(), incarnation: self.incarnations }
+        Queue {
+            options,
+            messages: BTreeMap::new(),
+            window: Window::default(),
+            incarnation: self.incarnations,
+        }
     }
 
     pub fn open_queue(&mut self, name: &'static str) {
@@ -257,6 +268,7 @@ impl Model {
         }
         self.open_queue(name);
         let queue = self.queues.get_mut(name).unwrap();
+        queue.window.trim(options.window.1);
         queue.options = options;
         Ok(())
     }
@@ -333,6 +345,30 @@ impl Model {
         };
         self.queues.get_mut(name).unwrap().messages.insert(seq, message);
         seq
+    }
+
+    /// An insert with this key returned the id that is `known` for it, or has inserted a message.
+    pub fn check_key(&mut self, name: &str, key: u8, known: Option<u64>) {
+        let queue = self.queues.get_mut(name).unwrap();
+        queue.window.check(key, known, self.mono, queue.options.window.0);
+    }
+
+    pub fn note_key(&mut self, name: &str, key: u8, id: u64) {
+        let offset = self.offset();
+        let queue = self.queues.get_mut(name).unwrap();
+        queue.window.add(key, id, self.mono, offset);
+        queue.window.trim(queue.options.window.1);
+    }
+
+    fn offset(&self) -> i64 {
+        self.wall as i64 - self.mono as i64
+    }
+
+    /// The wall clock was set.
+    pub fn set_wall(&mut self, wall: u64) {
+        self.wall = wall;
+        let offset = self.offset();
+        self.queues.values_mut().for_each(|queue| queue.window.clock_set(offset));
     }
 
     /// Lets what is due become ready, and what has outlived its lease.
@@ -506,6 +542,8 @@ impl Model {
 
     /// The process ends, by a close (which gives back uncounted) or a kill. Returns how many were in flight.
     pub fn end(&mut self, closed: bool) -> u64 {
+        let (mono, offset) = (self.mono, self.offset());
+        self.queues.values_mut().for_each(|queue| queue.window.reopen(closed, mono, offset));
         let mut in_flight = 0;
         for message in self.queues.values_mut().flat_map(|queue| queue.messages.values_mut()) {
             message.holder = None;

@@ -159,6 +159,39 @@ impl World {
         self.new_id(name, seq, id.as_u64());
     }
 
+    /// One message for each key, in a batch if there are several.
+    pub fn insert_keyed(&mut self, name: &'static str, keys: &[u8], priority: u8) {
+        let queue = self.queue(name);
+        if self.model.queues[name].options.max_messages.is_some() {
+            // How much room it needs depends on the keys that are known; see `tests/limits.rs`.
+            return;
+        }
+        let payloads: Vec<Vec<u8>> = keys.iter().map(|_| self.payload(30)).collect();
+        let messages = payloads.iter().zip(keys);
+        let mut messages = messages
+            .map(|(payload, key)| Message::new(payload).dedup_key(vec![*key]).priority(priority));
+        let ids = match keys.len() {
+            1 => messages.by_ref().take(1).map(|message| queue.insert(message).unwrap()).collect(),
+            _ => queue.insert_batch(messages).unwrap(),
+        };
+        let highest_id = self.highest_id;
+        let mut new: Vec<(u8, u64)> = Vec::new();
+        for ((id, key), payload) in ids.iter().map(|id| id.as_u64()).zip(keys).zip(payloads) {
+            if let Some((_, first)) = new.iter().find(|(other, _)| other == key) {
+                assert_eq!(id, *first, "key {key} is in the batch twice");
+                continue;
+            }
+            let is_new = id > highest_id;
+            self.model.check_key(name, *key, (!is_new).then_some(id));
+            if is_new {
+                let seq = self.model.insert(name, payload, priority, Vec::new(), 0);
+                self.new_id(name, seq, id);
+                new.push((*key, id));
+            }
+        }
+        new.into_iter().for_each(|(key, id)| self.model.note_key(name, key, id));
+    }
+
     /// Every other message of the batch has this priority, and the others this delay.
     pub fn insert_batch(&mut self, name: &'static str, count: usize, priority: u8, delay: u64) {
         let queue = self.queue(name);
@@ -345,7 +378,8 @@ impl World {
         let mut real = QueueOptions::new()
             .lease(options.lease.map(ms))
             .max_attempts(options.max_attempts)
-            .backoff(backoff(&options.backoff));
+            .backoff(backoff(&options.backoff))
+            .dedup_window(ms(options.window.0), options.window.1);
         if options.release_on_drop {
             real = real.on_drop(OnDrop::Release);
         }
@@ -389,7 +423,7 @@ impl World {
             // What has expired and is still there might come back.
             return;
         }
-        self.model.wall -= by;
+        self.model.set_wall(self.model.wall - by);
         self.clock.set_wall_ms(self.model.wall);
     }
 
@@ -413,7 +447,7 @@ impl World {
     pub fn kill_and_reopen(&mut self) {
         // A time that has come is not recorded. With the clock behind it again, it may or may not come again.
         let behind = self.model.latest_due().saturating_sub(self.model.wall);
-        self.model.wall += behind;
+        self.model.set_wall(self.model.wall + behind);
         self.clock.set_wall_ms(self.model.wall);
         let disk = self.disk.kill();
         self.held.clear();

@@ -1,0 +1,71 @@
+//! The deduplication keys that a queue knows.
+//!
+//! Ages are certain while the store is open. Over a kill they go by the wall clock, of which the log may say what it
+//! showed at any time since the insert; so if it was set meanwhile, they are between two bounds.
+
+/// Times are of the monotonic clock, which goes on over restarts here.
+#[derive(Clone, Debug)]
+struct Seen {
+    key: u8,
+    id: u64,
+    /// When it was inserted, at the earliest and at the latest.
+    at: (i64, i64),
+    /// How far the wall clock was ahead of the other since the insert, or since the store was opened.
+    offsets: (i64, i64),
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Window(Vec<Seen>);
+
+impl Window {
+    pub fn add(&mut self, key: u8, id: u64, mono: u64, offset: i64) {
+        let at = (mono as i64, mono as i64);
+        self.0.push(Seen { key, id, at, offsets: (offset, offset) });
+    }
+
+    pub fn trim(&mut self, keys: usize) {
+        self.0.drain(..self.0.len().saturating_sub(keys));
+    }
+
+    /// What was `known` for a key is what must have been, and where both could be, is from now on.
+    pub fn check(&mut self, key: u8, known: Option<u64>, mono: u64, window: u64) {
+        let begin = mono as i64 - window as i64;
+        let last = self.0.iter_mut().rfind(|seen| seen.key == key);
+        let Some(seen) = last.filter(|seen| seen.at.1 > begin) else {
+            assert_eq!(known, None, "key {key} is forgotten");
+            return;
+        };
+        match known {
+            Some(id) => {
+                assert_eq!(id, seen.id, "key {key}");
+                seen.at.0 = seen.at.0.max(begin + 1);
+            }
+            None => {
+                assert!(seen.at.0 <= begin, "key {key} is known: {seen:?}");
+                seen.at.1 = begin;
+            }
+        }
+    }
+
+    pub fn clock_set(&mut self, offset: i64) {
+        for seen in &mut self.0 {
+            seen.offsets = (seen.offsets.0.min(offset), seen.offsets.1.max(offset));
+        }
+    }
+
+    /// The store is closed, which writes down how old each key is, or killed; and opened again.
+    pub fn reopen(&mut self, closed: bool, mono: u64, offset: i64) {
+        let mut before = (i64::MIN, i64::MIN);
+        for seen in &mut self.0 {
+            if !closed {
+                seen.at.0 += seen.offsets.0 - offset;
+                seen.at.1 += seen.offsets.1 - offset;
+            }
+            // None is of a later time than now, nor older than the one before.
+            let at = (seen.at.0.max(before.0), seen.at.1.max(before.1));
+            seen.at = (at.0.min(mono as i64), at.1.min(mono as i64));
+            before = seen.at;
+            seen.offsets = (offset, offset);
+        }
+    }
+}
