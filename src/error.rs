@@ -170,7 +170,8 @@ impl Error {
     }
 
     /// Whether it is unknown if the operation took effect: the record was appended and the sync that was to
-    /// cover it failed, so after a reopen the message may or may not be there.
+    /// cover it failed, so after a reopen the message may or may not be there. An insert with a
+    /// [deduplication key](crate::Message::dedup_key) can simply be repeated then.
     pub fn is_indeterminate(&self) -> bool {
         self.0.indeterminate
     }

@@ -16,6 +16,7 @@ mod bursts;
 mod closing;
 mod cutting;
 mod full;
+mod keyed;
 mod reading;
 mod syncing;
 mod timing;
