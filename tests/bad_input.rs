@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use millpond::testing::{Clock, Disk};
+use millpond::testing::{Clock, Disk, Fault, FaultKind};
 use millpond::{Durability, Error, ErrorKind, QueueOptions, Store, StoreOptions};
 
 fn options() -> StoreOptions {
@@ -388,4 +388,28 @@ fn a_file_in_the_place_of_the_quarantine_does_not_keep_a_store_from_opening() {
     assert_holds_its_message(&store);
     assert_eq!(disk.read_file("quarantine").as_deref(), Some(&b"in the way"[..]));
     assert_eq!(disk.read_file("0000000777.seg"), Some(vec![7; 9000]), "it is not ours to delete");
+}
+
+/// First the index of its segment cannot be reached, then the segment itself. That says nothing about the message.
+#[test]
+fn a_message_that_cannot_be_reached_now_is_delivered_later() {
+    let disk = Disk::new();
+    let store = open(&disk).unwrap();
+    let queue = store.queue("q").unwrap();
+    for n in 0..20 {
+        queue.insert(vec![n; 10_000]).unwrap();
+    }
+    store.close().unwrap();
+    for after in [0, 1] {
+        let disk = disk.kill();
+        let store = open(&disk).unwrap();
+        let queue = store.queue("q").unwrap();
+        disk.fail(Fault { kind: FaultKind::Map, after, sticky: true });
+        let error = queue.try_get().unwrap_err();
+        assert_io(&error, Path::new("/simulated/0000000001.seg"));
+        disk.heal();
+        let delivery = queue.try_get().unwrap().unwrap();
+        assert_eq!((delivery.payload()[0], queue.stats().unwrap().ready), (0, 19));
+        assert_eq!(store.stats().damage, []);
+    }
 }
