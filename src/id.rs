@@ -13,6 +13,13 @@ impl MessageId {
     }
 }
 
+/// The number that somebody has written down, in a log or on a command line.
+impl From<u64> for MessageId {
+    fn from(number: u64) -> MessageId {
+        MessageId(number)
+    }
+}
+
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -210,6 +210,31 @@ impl Queue {
         Ok(self.store.engine().peek(&self.shared)?.map(Entry::new))
     }
 
+    /// Makes up to `max` buried messages ready again, the oldest first, and returns how many. They are given back as if they
+    /// had never been delivered: their attempts begin anew, and why they were buried is forgotten.
+    ///
+    /// Durable as a release is; does not block. It works through the queue a thousand messages at a time: if the process
+    /// dies meanwhile, some are ready and the others are buried as before.
+    ///
+    /// # Errors
+    /// `NotFound` (the queue was removed), `Closed`, `Poisoned`; `DiskFull` as settling has it, if none was kicked.
+    pub fn kick(&self, max: u64) -> Result<u64> {
+        self.store.engine().kick(&self.shared, max)
+    }
+
+    /// Deletes the message of this number, whatever state it is in, and says whether there was one: false if it is gone
+    /// already, was never given out, or is that of a message in another queue. If it is in flight, its delivery becomes
+    /// stale.
+    ///
+    /// Durable as [`Delivery::delete`] is. Blocks as that does, and if it is the first to look into an old segment, for
+    /// reading that one's index.
+    ///
+    /// # Errors
+    /// As by `Delivery::delete`, but for `StaleDelivery`.
+    pub fn delete_by_id(&self, id: MessageId) -> Result<bool> {
+        self.store.engine().delete_by_id(&self.shared, id.as_u64())
+    }
+
     /// Deletes all messages that are in this state now, and returns how many. Deliveries of messages that were in flight
     /// become stale.
     ///

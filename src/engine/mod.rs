@@ -18,6 +18,7 @@ mod insert;
 mod lane;
 mod limits;
 mod maintenance;
+mod manage;
 #[cfg(test)]
 #[cfg(loom)]
 mod models;

@@ -377,7 +377,7 @@ impl Engine {
     }
 }
 
-fn placed(entry: &Entry) -> Placed {
+pub(super) fn placed(entry: &Entry) -> Placed {
     let Entry { place, priority, attempts, due_ms, .. } = *entry;
     Placed { place, priority, attempts, due: due_ms }
 }

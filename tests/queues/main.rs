@@ -1,5 +1,6 @@
 //! What a queue can promise: how it retries, what becomes of what it has given up, and how it is looked at and managed.
 
+mod manage;
 mod retry;
 #[path = "../common/small_store.rs"]
 mod small_store;
@@ -33,4 +34,12 @@ fn insert(queue: &Queue, numbers: std::ops::Range<u64>) {
     for n in numbers {
         queue.insert(payload(n, 100)).unwrap();
     }
+}
+
+/// The numbers of all that can be got, which is given back.
+fn ready(queue: &Queue) -> Vec<u64> {
+    let all = get_all(queue);
+    let numbers = numbers(&all);
+    all.into_iter().for_each(|delivery| delivery.release().unwrap());
+    numbers
 }
