@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::headers::Headers;
 use crate::id::MessageId;
 use crate::message::Message;
+use crate::origin::Origin;
 
 /// A message that was got and is not settled yet.
 ///
@@ -54,9 +55,17 @@ impl Delivery {
     }
 
     /// The number that the message had when it was first inserted. It stays the same when the message moves to a dead
-    /// letter queue.
+    /// letter queue and back.
     pub fn origin_id(&self) -> MessageId {
         MessageId(self.content.origin_id.unwrap_or(self.held.id))
+    }
+
+    /// What is known of a dead letter: the queue that has given it up, why, after how many attempts, and when. A
+    /// message that was brought back by a [redrive](crate::Queue::redrive) still tells it. None for one that was never
+    /// given up. (What [`Store::salvage`](crate::Store::salvage) has inserted anew names its own queue, but for dead
+    /// letters.) It is read in place, from the log.
+    pub fn origin(&self) -> Option<Origin<'_>> {
+        Origin::of(&self.content)
     }
 
     /// The name of the queue it was got from.
@@ -70,7 +79,8 @@ impl Delivery {
         self.attempt
     }
 
-    /// When it was inserted, by the wall clock of that moment; to the millisecond, on Linux up to 10 ms earlier.
+    /// When it was inserted, by the wall clock of that moment; to the millisecond, on Linux up to 10 ms earlier. For one
+    /// that was moved from another queue, when that was.
     pub fn inserted_at(&self) -> SystemTime {
         wall_time(self.content.time_ms)
     }
@@ -200,50 +210,76 @@ impl std::ops::Deref for Payload {
 
 /// A message that was looked at and not taken.
 #[derive(Clone, Debug)]
-pub struct Entry {
-    id: u64,
-    attempt: u32,
-    content: Content,
-}
+pub struct Entry(Peeked);
 
 impl Entry {
     pub(crate) fn new(peeked: Peeked) -> Entry {
-        Entry { id: peeked.id, attempt: peeked.attempt, content: peeked.content }
+        Entry(peeked)
     }
 
     /// The message's bytes, verified.
     pub fn payload(&self) -> &[u8] {
-        self.content.payload()
+        self.0.content.payload()
     }
 
     /// The message's number.
     pub fn id(&self) -> MessageId {
-        MessageId(self.id)
+        MessageId(self.0.id)
     }
 
-    /// Which attempt its next delivery is, from 1.
+    /// As [`Delivery::origin_id`].
+    pub fn origin_id(&self) -> MessageId {
+        MessageId(self.0.content.origin_id.unwrap_or(self.0.id))
+    }
+
+    /// As [`Delivery::origin`].
+    pub fn origin(&self) -> Option<Origin<'_>> {
+        Origin::of(&self.0.content)
+    }
+
+    /// How many attempts are used, a running one included.
+    pub fn attempts(&self) -> u32 {
+        self.0.attempts
+    }
+
+    /// When it becomes ready, if it is delayed.
+    pub fn due(&self) -> Option<SystemTime> {
+        Some(self.0.due_ms).filter(|due_ms| *due_ms > 0).map(wall_time)
+    }
+
+    /// When the lease of its delivery ends, if it is in flight and the queue has leases.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.deadline
+    }
+
+    /// Why it was buried, if it is and somebody said so.
+    pub fn reason(&self) -> Option<&str> {
+        self.0.reason.as_deref()
+    }
+
+    /// Which attempt its next delivery is, from 1, unless it is kicked before, or its running delivery released.
     pub fn attempt(&self) -> u32 {
-        self.attempt
+        self.0.attempts.saturating_add(1)
     }
 
     /// What goes with the payload.
     pub fn headers(&self) -> Headers<'_> {
-        Headers::new(self.content.headers())
+        Headers::new(self.0.content.headers())
     }
 
     /// How urgent it is, from 0 to 9.
     pub fn priority(&self) -> u8 {
-        self.content.priority
+        self.0.content.priority
     }
 
     /// The deduplication key that it was inserted with.
     pub fn dedup_key(&self) -> Option<&[u8]> {
-        self.content.head()?.key
+        self.0.content.head()?.key
     }
 
     /// When it was inserted.
     pub fn inserted_at(&self) -> SystemTime {
-        wall_time(self.content.time_ms)
+        wall_time(self.0.content.time_ms)
     }
 }
 

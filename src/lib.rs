@@ -27,6 +27,7 @@
 #[doc = include_str!("../README.md")]
 struct ReadmeDoctests;
 
+mod browse;
 mod clock;
 mod compaction;
 mod cursor;
@@ -41,6 +42,7 @@ mod lock;
 mod log;
 mod message;
 mod options;
+mod origin;
 mod planted;
 mod queue;
 mod random;
@@ -51,6 +53,7 @@ mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use browse::Browse;
 pub use delivery::{Delivery, Entry, Payload};
 pub use engine::{Closed, Fate, Oldest, QueueStats, SegmentStats, StoreStats};
 pub use error::{Error, ErrorKind, Result};
@@ -58,6 +61,7 @@ pub use headers::{HeaderValue, Headers};
 pub use id::MessageId;
 pub use message::Message;
 pub use options::{AtLimit, Backoff, Durability, OnDrop, QueueOptions};
+pub use origin::Origin;
 pub use queue::{Deleted, Queue};
 pub use report::{Damage, Recovery, Report, SetAside, State};
 pub use store::{Store, StoreOptions};

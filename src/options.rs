@@ -147,8 +147,11 @@ impl QueueOptions {
         self
     }
 
-    /// The queue that buried messages move to; it is declared with defaults if there is none of that name. Default:
-    /// none, they are kept as buried.
+    /// The queue that messages move to which are given up: buried, or their attempts used up. It is declared with defaults
+    /// if there is none of that name. Default: none, they are kept as buried.
+    ///
+    /// A dead letter tells where it comes from: [`Delivery::origin`](crate::Delivery::origin). Once the reason is mended,
+    /// [`Queue::redrive`](crate::Queue::redrive) brings it back. On a full disk it is kept as buried instead.
     pub fn dead_letter(mut self, queue: &str) -> QueueOptions {
         self.dead_letter = Some(queue.to_owned());
         self

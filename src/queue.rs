@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::browse::Browse;
 use crate::clock::real_now;
 use crate::delivery::{Delivery, Entry};
 use crate::engine::{Few, Outgoing, QueueShared, QueueStats, Taken};
@@ -33,6 +34,10 @@ pub struct Deleted {
 impl Queue {
     pub(crate) fn new(store: Store, shared: Arc<QueueShared>) -> Queue {
         Queue { store, shared }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<QueueShared> {
+        &self.shared
     }
 
     /// The queue's name.
@@ -208,6 +213,41 @@ impl Queue {
     /// Looks at the message that a get would take now, and leaves it there.
     pub fn peek(&self) -> Result<Option<Entry>> {
         Ok(self.store.engine().peek(&self.shared)?.map(Entry::new))
+    }
+
+    /// Looks through the messages that are in this state, without taking them: ready ones from the highest priority to the
+    /// lowest, and of equals, like all others, in the order of their ids, which is that of their inserts.
+    ///
+    /// It shows what there is when it gets there, of the messages that were inserted before the call: one that changes its
+    /// state meanwhile may be shown or not, but none is shown twice. Under `Durability::Sync` it leaves out what is not
+    /// durable yet, as a get does. A message whose bytes are damaged is left out too; whoever gets it reports that. It works
+    /// on a paused queue, and on a poisoned store.
+    ///
+    /// Some dozens of messages are chosen at a time, without holding anybody up, and read from the disk. None is copied:
+    /// an [`Entry`] keeps its bytes mapped.
+    ///
+    /// # Errors
+    /// `Io` in the place of a message that cannot be read now; the others follow. `Closed` and `NotFound` (the queue was
+    /// removed) are the end.
+    pub fn browse(&self, which: State) -> Browse {
+        Browse::new(self, which)
+    }
+
+    /// Moves up to `max` dead letters back to the queues that have given them up, and returns how many: of the messages
+    /// that are ready, the most urgent first, of equals the oldest first. Their attempts begin anew; payload, headers and
+    /// priority stay, and so does what they tell of their [origin](Delivery::origin). Each goes in one step: it is never
+    /// in both queues, and never in neither.
+    ///
+    /// Messages that come from nowhere else stay, and are not counted; so do those whose queue was removed (declare it
+    /// again to get them back), and those that are in flight, delayed or buried.
+    ///
+    /// Durable as an insert into the queue that they go to. Blocks as that does.
+    ///
+    /// # Errors
+    /// Those of [`insert`](Queue::insert). With `DiskFull` none was moved: if there was space for some, it returns their
+    /// number. Otherwise some may have been.
+    pub fn redrive(&self, max: u64) -> Result<u64> {
+        self.store.engine().redrive(&self.shared, max)
     }
 
     /// Makes up to `max` buried messages ready again, the oldest first, and returns how many. They are given back as if they

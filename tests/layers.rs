@@ -1,7 +1,7 @@
 //! The layers of the crate: arrows point down only, and `unsafe` stays in one place.
 //!
 //! ```text
-//! api          lib store queue delivery message headers testing
+//! api          lib store queue delivery message headers origin browse testing
 //! engine
 //! cursor  log  dispatch  compaction      none of these knows another
 //! format
@@ -19,7 +19,10 @@ const API: &str = "api";
 
 /// Every layer, from the top, with its modules. A module uses those of the layers below its own.
 const LAYERS: [(&str, &[&str]); 5] = [
-    (API, &["lib", "store", "queue", "delivery", "message", "headers", "testing"]),
+    (
+        API,
+        &["lib", "store", "queue", "delivery", "message", "headers", "origin", "browse", "testing"],
+    ),
     ("engine", &["engine"]),
     ("log", &["cursor", "log", "dispatch", "compaction"]),
     ("format", &["format"]),

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use super::browse::place_of;
 use super::lane::Head;
 use super::state::{QueueEntry, State};
 use super::take::queue_mut;
 use super::{Engine, QueueShared};
-use crate::dispatch::Place;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::position::Position;
 use crate::format::record::catalog::Declare;
@@ -311,12 +311,7 @@ impl Engine {
 
 /// Up to a chunk of touched messages in this state.
 fn touched_ids(entry: &QueueEntry, which: MessageState) -> Vec<u64> {
-    let place = match which {
-        MessageState::Ready => Place::GivenBack,
-        MessageState::InFlight => Place::InFlight,
-        MessageState::Delayed => Place::Delayed,
-        MessageState::Buried => Place::Buried,
-    };
+    let place = place_of(which);
     let touched = entry.touched.range(..).filter(|(_, entry)| entry.place == place);
     touched.map(|(id, _)| id).take(PURGE_CHUNK).collect()
 }

@@ -3,11 +3,12 @@
 //! A move that finds no space falls back to burying the message, which needs none: it is kept rather than lost.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::insert::expiry_ms;
 use super::limits::Need;
 use super::settle::{Claimant, Fate};
-use super::state::Located;
+use super::state::{Located, State};
 use super::take::queue_mut;
 use super::{Content, Engine, QueueShared};
 use crate::clock::real_now;
@@ -16,10 +17,23 @@ use crate::error::{ErrorKind, Result};
 use crate::format::record::DELETE;
 use crate::format::record::insert::{InsertHead, Origin};
 use crate::format::record::settle::{encode_delete, reason_cut};
-use crate::log::{Draft, Lane, Purpose};
+use crate::log::{Appended, Draft, Lane, Purpose};
 use crate::options::Durability;
 use crate::planted::{Bug, planted};
 use crate::sync::atomic::Ordering;
+
+/// A message on its way from one queue to another.
+#[derive(Clone, Copy)]
+pub(super) struct Move<'a> {
+    pub from: &'a QueueShared,
+    pub id: u64,
+    pub to: &'a Arc<QueueShared>,
+    pub content: &'a Content,
+    /// What it will tell of its past.
+    pub origin: Origin<'a>,
+    /// When the background thread must have made it durable.
+    pub sync_by: Option<Instant>,
+}
 
 impl Engine {
     /// A message that is given back is not to be delivered any more.
@@ -94,50 +108,66 @@ impl Engine {
         let Some((content, attempts)) = self.content_of(from, id, claimant)? else {
             return Ok(false);
         };
-        let head = content.head();
         let origin = Origin {
             id: content.origin_id.unwrap_or(id),
             attempts,
             queue: from.name.as_bytes(),
             reason: reason_cut(why).as_bytes(),
         };
-        let now = self.now();
-        let priority = content.priority;
+        // Nobody waits for this one, so the background thread has to make it durable, and so visible.
+        let sync_by = match to.durability() {
+            Durability::Sync => Some(self.time.mono()),
+            other => self.sync_by(other),
+        };
+        let moved = Move { from, id, to, content: &content, origin, sync_by };
+        let appended = match self
+            .append_move(&moved, |state| claimant.check(state, from, id).map(drop))
+        {
+            // It is kept where it is.
+            Err(error) if matches!(error.kind(), ErrorKind::QueueFull | ErrorKind::TooLarge) => {
+                return Ok(false);
+            }
+            appended => appended?,
+        };
+        if to.durability() == Durability::Sync {
+            self.unseen.fetch_max(appended.end.as_u64(), Ordering::SeqCst);
+            // The sync may have been faster.
+            self.wake_for_unseen();
+        }
+        self.wake_waiters(to, 1);
+        Ok(true)
+    }
+
+    /// Appends that a message is in another queue now, if `check` finds nothing against it.
+    pub(super) fn append_move(
+        &self,
+        moved: &Move<'_>,
+        check: impl Fn(&State) -> Result<()>,
+    ) -> Result<Appended> {
+        let Move { from, id, to, content, origin, sync_by } = *moved;
+        let (priority, now) = (content.priority, self.now());
         let expiry = to.ttl().map_or(Ok(None), |ttl| expiry_ms(ttl, now).map(Some))?;
-        let moved = InsertHead {
+        let insert = InsertHead {
             origin: Some(origin),
-            headers: head.and_then(|head| head.headers),
             expiry,
+            headers: content.head().and_then(|head| head.headers),
             ..InsertHead::plain(now.wall_ms, to.id, priority)
         };
-        let mut insert = Vec::new();
-        let info = moved.encode_head(&mut insert);
+        let mut head = Vec::new();
+        let info = insert.encode_head(&mut head);
         let mut delete = Vec::new();
         encode_delete(from.id, std::iter::once((id, 1)), &mut delete);
         let lanes = [Lane { queue: to.id, priority }];
         let run = [
-            Draft::insert(info, &insert, content.payload(), &lanes).expires(expiry),
+            Draft::insert(info, &head, content.payload(), &lanes).expires(expiry),
             Draft::record(DELETE, &delete),
         ];
-        // Nobody waits for this one, so the background thread has to make it durable, and so visible.
-        let sync_by = match to.durability() {
-            Durability::Sync => Some(now.mono),
-            other => self.sync_by(other),
-        };
         let appended = loop {
             self.check_alive()?;
             self.look_for(to, priority, expiry.is_some())?;
             let state = self.lock_state();
-            claimant.check(&state, from, id)?;
-            let room = match self.room(state, to, Need::of(&run[..1]), Some(real_now())) {
-                // It is kept where it is.
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::QueueFull | ErrorKind::TooLarge) =>
-                {
-                    return Ok(false);
-                }
-                room => room?,
-            };
+            check(&state)?;
+            let room = self.room(state, to, Need::of(&run[..1]), Some(real_now()))?;
             let Some((mut state, victims)) = room else { continue };
             let (run, rest) = run.split_at(if planted(Bug::MovedInTwoAppends) { 1 } else { 2 });
             match self.append_with_victims(to, run, &victims, sync_by) {
@@ -163,13 +193,7 @@ impl Engine {
         };
         to.note_append(priority);
         self.after_append(&appended);
-        if to.durability() == Durability::Sync {
-            self.unseen.fetch_max(appended.end.as_u64(), Ordering::SeqCst);
-            // The sync may have been faster.
-            self.wake_for_unseen();
-        }
-        self.wake_waiters(to, 1);
-        Ok(true)
+        Ok(appended)
     }
 
     /// The bytes of a touched message, and its attempts; None if they cannot be found or do not verify.

@@ -105,7 +105,7 @@ impl Engine {
     }
 
     /// Sees when these messages expire. One that does not verify does not: whoever gets it reports it.
-    pub(super) fn look(&self, queue: &QueueShared, look: &Look) -> Result<()> {
+    pub(super) fn look_ahead(&self, queue: &QueueShared, look: &Look) -> Result<()> {
         let priority = look.lane.priority;
         let see = |&(id, offset): &(u64, u32)| {
             let content = self.read(&look.segment, offset, look.lane, id)?;

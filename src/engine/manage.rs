@@ -37,7 +37,13 @@ impl Engine {
                 Ok(appended) => {
                     kicked += given_back.len() as u64;
                     from = Bound::Excluded(last);
+                    let ids: Vec<u64> = given_back.iter().map(|(id, _)| *id).collect();
                     given_back.into_iter().for_each(|(id, entry)| touched.put(id, entry));
+                    // What is buried does not expire, so the sweeps have passed it over.
+                    if queue.has_expiring() {
+                        ids.into_iter().for_each(|id| state.sweep_again(id));
+                        self.background.wake();
+                    }
                     queue.signal.notify_all();
                     drop(state);
                     self.after_append(&appended);
@@ -101,7 +107,7 @@ impl Engine {
             }
             match self.append_delete(queue.id, &[id]) {
                 Ok(appended) => {
-                    state.forget(queue.id, id);
+                    state.forget(queue.id, id, None);
                     self.after_settle(&mut state);
                     drop(state);
                     self.after_append(&appended);

@@ -6,6 +6,7 @@
 
 mod background;
 mod backup;
+mod browse;
 mod catalog;
 mod checkpoint;
 mod choose;
@@ -25,6 +26,7 @@ mod models;
 mod open;
 mod read;
 mod recover;
+mod redrive;
 mod repair;
 mod replay;
 mod salvage;
@@ -60,6 +62,7 @@ use background::Background;
 use maintenance::Maintenance;
 use state::State;
 
+pub(crate) use browse::Browsing;
 pub use close::Closed;
 pub(crate) use insert::{Due, Outgoing};
 pub(crate) use read::Content;

@@ -39,6 +39,17 @@ impl Content {
         message_bytes(self.body.end - self.body.start)
     }
 
+    /// Whether it has expired by now, in milliseconds since the epoch.
+    pub fn has_expired(&self, now_ms: u64) -> bool {
+        let expiry = self.head().and_then(|head| head.expiry);
+        expiry.is_some_and(|expiry| expiry <= now_ms)
+    }
+
+    /// The segment that it was read from.
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
     /// The headers; empty if they cannot be read.
     pub fn headers(&self) -> HeaderBlock<'_> {
         self.head().and_then(|head| head.header_block().ok()).unwrap_or_default()

@@ -488,6 +488,13 @@ impl State {
         behind.checked_sub(1)
     }
 
+    /// The segment of message `id` is to be swept, whatever the last sweep has found.
+    pub fn sweep_again(&mut self, id: u64) {
+        if let Some(at) = self.segment_of(id) {
+            self.segments[at].note_expiry(Some(0));
+        }
+    }
+
     /// Whether `segment` still is the one that holds message `id`. A rewritten one does not know of the messages that were
     /// deleted before.
     pub fn lies_in(&self, id: u64, segment: &Arc<Segment>) -> bool {

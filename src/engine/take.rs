@@ -35,9 +35,15 @@ pub(crate) struct Taken {
 }
 
 /// A message that was looked at.
+#[derive(Clone, Debug)]
 pub(crate) struct Peeked {
     pub id: u64,
-    pub attempt: u32,
+    /// Those that are used, the running one included.
+    pub attempts: u32,
+    /// When it becomes ready; 0 if it is not delayed.
+    pub due_ms: u64,
+    pub deadline: Option<Instant>,
+    pub reason: Option<Box<str>>,
     pub content: Content,
 }
 
@@ -178,7 +184,7 @@ impl Engine {
         match detour {
             Detour::Index(segment) => self.load_index(&segment),
             Detour::Room(refused) => self.make_room(refused, Purpose::Settle),
-            Detour::Look(look) => self.look(queue, &look),
+            Detour::Look(look) => self.look_ahead(queue, &look),
             Detour::Expired(messages) => self.expire(queue, &messages).map(|_| ()),
             Detour::Exhausted { id } => self.retire_given_back(queue, id, "attempts used up"),
             Detour::Lost { id } => self.drop_damaged(queue, id, None),
@@ -284,11 +290,12 @@ impl Engine {
             match found {
                 Ok(None) => return Ok(None),
                 Ok(Some(candidate)) => {
-                    let attempt = candidate.attempt();
-                    let Candidate { id, priority, segment, offset, .. } = candidate;
+                    let Candidate { id, priority, attempts, segment, offset, .. } = candidate;
                     let lane = Lane { queue: queue.id, priority };
                     if let Some(content) = self.read(&segment, offset, lane, id)? {
-                        return Ok(Some(Peeked { id, attempt, content }));
+                        let (due_ms, deadline, reason) = (0, None, None);
+                        let peeked = Peeked { id, attempts, due_ms, deadline, reason, content };
+                        return Ok(Some(peeked));
                     }
                     self.drop_damaged(queue, id, Some((&segment, offset)))?;
                 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use millpond::testing::{Clock, Crash, Crashes, Cut, Disk};
 use millpond::{ErrorKind, Message, Queue, Store, StoreOptions};
 
-use super::world::{Content, DEAD, Got, KEYS, Moment, Seen, SeenQueue, Stats};
+use super::world::{Content, DEAD, Got, KEYS, Moment, Seen, SeenQueue, Stats, came_from};
 
 /// The queue that shows whether a store works.
 const PROBE: &str = "probe";
@@ -365,6 +365,7 @@ fn drain_queue(queue: &Queue, seen: &mut Seen) -> Check<()> {
             seen.got.push(Got {
                 id: delivery.id().as_u64(),
                 origin: delivery.origin_id().as_u64(),
+                from: came_from(delivery),
                 attempt: delivery.attempt(),
                 content: Content::delivered(delivery),
             });

@@ -17,7 +17,7 @@ use super::run::{self, Job, Plan};
 use super::workload::{Outcome, Random, Workload};
 
 /// What workloads are made of. The large insert makes the log roll.
-const OPERATIONS: [Operation; 24] = [
+const OPERATIONS: [Operation; 25] = [
     InsertOf("a", 100),
     InsertOf("t", 100),
     InsertOf("a", 60_000),
@@ -33,6 +33,7 @@ const OPERATIONS: [Operation; 24] = [
     Bury,
     Purge("a", State::Ready),
     Purge("a", State::Buried),
+    Kick("a", 9),
     Redeclare,
     Declare("t"),
     Remove,

@@ -57,6 +57,7 @@ fn run_all(name: &str, plan: &Plan) {
         assert!(coverage.rewritten_segments > 0, "{name}, seed {seed}: {coverage:?}");
         assert!(coverage.indexes > 4, "{name}, seed {seed}: {coverage:?}");
         assert!(coverage.duplicates > 50, "{name}, seed {seed}: {coverage:?}");
+        assert!(coverage.redriven > 0, "{name}, seed {seed}: {coverage:?}");
         assert!(coverage.cursors > 20, "{name}, seed {seed}: {coverage:?}");
         Ok(())
     });

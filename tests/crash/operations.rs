@@ -8,7 +8,7 @@ use millpond::{Delivery, ErrorKind, Fate, State};
 
 use super::check::{mix, words};
 use super::workload::{Durable, Held, Outcome, QUEUES, Workload};
-use super::world::{Content, KEYS, Message, Place, Rules, payload};
+use super::world::{Content, DEAD, KEYS, Message, Place, Rules, came_from, payload};
 
 /// How many messages the queues may hold before more is taken out than put in.
 const LIVE_MAX: usize = 90;
@@ -33,6 +33,11 @@ pub enum Operation {
     Fail,
     Bury,
     Purge(&'static str, State),
+    /// Up to so many.
+    Kick(&'static str, usize),
+    Redrive(usize),
+    /// Of any message in this queue.
+    DeleteById(&'static str),
     /// With other attempts, and with a limit to what there is, or without.
     Redeclare,
     Declare(&'static str),
@@ -55,6 +60,9 @@ impl Workload<'_> {
     fn any_operation(&mut self) -> Operation {
         use Operation::*;
         let queue = QUEUES[self.random.below(5).min(2)];
+        if queue == DEAD && self.random.below(4) == 0 {
+            return Redrive(1 + self.random.below(6));
+        }
         let full = self.world.live() > LIVE_MAX;
         match self.random.below(1000) {
             0..240 if !full => Insert(queue),
@@ -77,7 +85,9 @@ impl Workload<'_> {
             883..886 => Redeclare,
             886..901 => self.any_on_another_queue(),
             901..906 => Sync,
-            906..980 => Steps(2),
+            906..914 => Kick(queue, 1 + self.random.below(4)),
+            914..920 => DeleteById(queue),
+            920..980 => Steps(2),
             980..990 => Tick([20, 300, 1100, 12_000][self.random.below(4)]),
             990..995 => Reopen,
             _ => Crash(match self.random.below(3) {
@@ -121,6 +131,9 @@ impl Workload<'_> {
             Fail => self.operate("fail", Self::fail),
             Bury => self.operate("bury", Self::bury),
             Purge(queue, which) => self.operate("purge", |run| run.purge(queue, which)),
+            Kick(queue, max) => self.operate("kick", |run| run.kick(queue, max)),
+            Redrive(max) => self.operate("redrive", |run| run.redrive(max)),
+            DeleteById(queue) => self.operate("delete_by_id", |run| run.delete_by_id(queue)),
             Redeclare => self.redeclare(),
             Declare(queue) => self.operate("declare", |run| run.declare(queue, Rules::default())),
             Remove => self.operate("remove", Self::remove),
@@ -467,6 +480,57 @@ impl Workload<'_> {
         Ok(false)
     }
 
+    fn kick(&mut self, queue: &'static str, max: usize) -> Outcome<Durable> {
+        let kicked = words(self.queue(queue)?.kick(max as u64), "kick")?;
+        let expected = self.world.kick(queue, max);
+        if kicked != expected {
+            return Err(format!("{queue}: kicked {kicked}, expected {expected}"));
+        }
+        self.note();
+        Ok(false)
+    }
+
+    fn redrive(&mut self, max: usize) -> Outcome<Durable> {
+        let now = self.time();
+        self.world.advance(DEAD, now);
+        let mut back = self.world.homeward(DEAD);
+        back.truncate(max);
+        let moved = words(self.queue(DEAD)?.redrive(max as u64), "redrive")?;
+        if moved != back.len() as u64 {
+            return Err(format!("redriven {moved}, expected {back:?}"));
+        }
+        for (id, home) in back {
+            let new_id = self.next_id.ok_or("the next id is not known")?;
+            self.world.bring_back(DEAD, id, home, new_id);
+            (self.next_id, self.highest_id) = (Some(new_id + 1), new_id);
+            self.coverage.redriven += 1;
+            self.note();
+        }
+        Ok(self.inserts_are_synced() && moved > 0)
+    }
+
+    fn delete_by_id(&mut self, queue: &'static str) -> Outcome<Durable> {
+        let ids: Vec<u64> = self.world.queue(queue).messages.keys().copied().collect();
+        let others = self.world.queues.iter().filter(|(name, _)| **name != queue);
+        let other = others.flat_map(|(_, other)| other.messages.keys()).next().copied();
+        let handle = self.queue(queue)?;
+        for id in other.into_iter().chain([self.highest_id + 1000]) {
+            if words(handle.delete_by_id(id.into()), "delete_by_id")? {
+                return Err(format!("{id} was deleted, and is not of queue {queue}"));
+            }
+        }
+        if ids.is_empty() {
+            return Ok(false);
+        }
+        let id = ids[self.random.below(ids.len())];
+        if !words(handle.delete_by_id(id.into()), "delete_by_id")? {
+            return Err(format!("{id} was not found in queue {queue}"));
+        }
+        self.forget(queue, id);
+        self.note();
+        Ok(self.deletes_are_synced())
+    }
+
     fn purge(&mut self, queue: &'static str, which: State) -> Outcome<Durable> {
         let now = self.time();
         self.world.advance(queue, now);
@@ -529,10 +593,11 @@ fn check_delivery(delivery: &Delivery, id: u64, message: &Message) -> Outcome<()
     let got = (
         delivery.id().as_u64(),
         delivery.origin_id().as_u64(),
+        came_from(delivery),
         delivery.attempt(),
         Content::delivered(delivery),
     );
-    let expected = (id, message.origin, message.attempts, message.content);
+    let expected = (id, message.origin, message.from, message.attempts, message.content);
     if got != expected {
         return Err(format!("got {got:?}, expected {expected:?}"));
     }

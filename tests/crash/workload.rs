@@ -35,6 +35,7 @@ pub struct Coverage {
     pub crashes: usize,
     pub reopens: usize,
     pub dead_letters: usize,
+    pub redriven: usize,
     pub inserted: usize,
     /// Messages whose key was known.
     pub duplicates: usize,

@@ -116,6 +116,8 @@ pub enum Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     pub origin: u64,
+    /// The queue that has given it up.
+    pub from: Option<&'static str>,
     pub content: Content,
     pub attempts: u32,
     pub place: Place,
@@ -332,8 +334,8 @@ impl World {
 
     pub fn insert(&mut self, queue: &'static str, id: u64, content: Content) {
         let (place, due) = (Place::Untouched, 0);
-        let message =
-            Message { origin: id, content, attempts: 0, place, due, expiry: None, token: 0 };
+        let (origin, from, expiry) = (id, None, None);
+        let message = Message { origin, from, content, attempts: 0, place, due, expiry, token: 0 };
         self.queue_mut(queue).messages.insert(id, message);
     }
 
@@ -358,14 +360,50 @@ impl World {
             }
             return false;
         };
-        if let Some(message) = from.messages.remove(&id) {
-            let place = Place::Untouched;
-            let content = Content { key: None, ..message.content };
-            let moved =
-                Message { content, attempts: 0, place, due: 0, expiry: None, token: 0, ..message };
-            self.queue_mut(target).messages.insert(new_id, moved);
-        }
+        self.move_to(queue, id, target, new_id, queue);
         true
+    }
+
+    /// Moves a message, which tells from then on that queue `home` has given it up.
+    fn move_to(
+        &mut self,
+        queue: &'static str,
+        id: u64,
+        to: &'static str,
+        new_id: u64,
+        home: &'static str,
+    ) {
+        if let Some(message) = self.queue_mut(queue).messages.remove(&id) {
+            let (place, from, expiry) = (Place::Untouched, Some(home), None);
+            let content = Content { key: None, ..message.content };
+            let message = Message { content, from, expiry, ..message };
+            let moved = Message { attempts: 0, place, due: 0, token: 0, ..message };
+            self.queue_mut(to).messages.insert(new_id, moved);
+        }
+    }
+
+    /// Ready messages that come from another queue which is there, in the order in which they go back.
+    pub fn homeward(&self, queue: &str) -> Vec<(u64, &'static str)> {
+        let elsewhere = |home: &&str| *home != queue && self.queues.contains_key(home);
+        let deliverable = self.queue(queue).deliverable();
+        let ready = deliverable.filter_map(|((priority, _, _, id), m)| {
+            Some((priority, id, m.from.filter(elsewhere)?))
+        });
+        let mut ready: Vec<_> = ready.collect();
+        ready.sort_unstable();
+        ready.into_iter().map(|(_, id, home)| (id, home)).collect()
+    }
+
+    /// Brings a message back to queue `home`, where it gets `new_id`.
+    pub fn bring_back(&mut self, queue: &'static str, id: u64, home: &'static str, new_id: u64) {
+        self.move_to(queue, id, home, new_id, home);
+    }
+
+    /// Makes buried messages ready. How many there were.
+    pub fn kick(&mut self, queue: &'static str, max: usize) -> u64 {
+        let buried = self.queue(queue).ids_at(|place| place == Place::Buried);
+        let kicked = buried.iter().take(max);
+        kicked.map(|id| self.put(queue, *id, 0, Place::GivenBack)).count() as u64
     }
 
     /// Puts a message that was settled where it belongs.
@@ -446,8 +484,8 @@ impl World {
             }
             for id in ids {
                 let Some(message) = self.queue_mut(name).messages.remove(&id) else { continue };
-                let Message { origin, content, attempts, .. } = message;
-                let got = Got { id, origin, attempt: attempts + 1, content };
+                let Message { origin, from, content, attempts, .. } = message;
+                let got = Got { id, origin, from, attempt: attempts + 1, content };
                 if let Some(queue) = seen.queues.get_mut(name) {
                     queue.got.push(got);
                 }
@@ -479,6 +517,12 @@ impl Moment {
     }
 }
 
+/// The queue that has given a delivered message up, if one has.
+pub fn came_from(delivery: &Delivery) -> Option<&'static str> {
+    let origin = delivery.origin()?;
+    ["a", "b", "t", DEAD].into_iter().find(|name| *name == origin.queue())
+}
+
 /// The queue that dead letters go to.
 pub const DEAD: &str = "dead";
 
@@ -497,6 +541,7 @@ pub struct Stats {
 pub struct Got {
     pub id: u64,
     pub origin: u64,
+    pub from: Option<&'static str>,
     pub attempt: u32,
     pub content: Content,
 }
@@ -505,8 +550,8 @@ impl PartialEq for Got {
     fn eq(&self, other: &Got) -> bool {
         let same_id = self.id == other.id || self.id.max(other.id) >= UNKNOWN_ID;
         same_id
-            && (self.origin, self.attempt, self.content)
-                == (other.origin, other.attempt, other.content)
+            && (self.origin, self.from, self.attempt, self.content)
+                == (other.origin, other.from, other.attempt, other.content)
     }
 }
 

@@ -29,6 +29,10 @@ enum Op {
     Extend { which: usize, lease: u64 },
     Drop { which: usize },
     Purge { queue: usize, state: State },
+    Redrive { queue: usize, max: usize },
+    Kick { queue: usize, max: usize },
+    DeleteById { queue: usize, which: usize },
+    Browse { queue: usize, state: State },
     Declare { queue: usize, options: Options },
     Remove { queue: usize },
     Advance { by: u64 },
@@ -118,11 +122,26 @@ fn messages() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn surroundings() -> impl Strategy<Value = Op> {
+fn a_state() -> impl Strategy<Value = State> {
     let states = vec![State::Ready, State::InFlight, State::Delayed, State::Buried];
+    prop::sample::select(states)
+}
+
+/// What is done by whoever looks after the queues.
+fn management() -> impl Strategy<Value = Op> {
+    let max = || prop_oneof![1 => 0usize..3, 2 => Just(1000)];
     prop_oneof![
-        2 => (a_queue(), prop::sample::select(states))
-            .prop_map(|(queue, state)| Op::Purge { queue, state }),
+        2 => (a_queue(), a_state()).prop_map(|(queue, state)| Op::Purge { queue, state }),
+        3 => (a_queue(), max()).prop_map(|(queue, max)| Op::Redrive { queue, max }),
+        2 => (a_queue(), max()).prop_map(|(queue, max)| Op::Kick { queue, max }),
+        2 => (a_queue(), 0usize..50)
+            .prop_map(|(queue, which)| Op::DeleteById { queue, which }),
+        2 => (a_queue(), a_state()).prop_map(|(queue, state)| Op::Browse { queue, state }),
+    ]
+}
+
+fn surroundings() -> impl Strategy<Value = Op> {
+    prop_oneof![
         3 => (a_queue(), options()).prop_map(|(queue, options)| Op::Declare { queue, options }),
         2 => a_queue().prop_map(|queue| Op::Remove { queue }),
         4 => a_time().prop_map(|by| Op::Advance { by }),
@@ -131,6 +150,10 @@ fn surroundings() -> impl Strategy<Value = Op> {
         2 => Just(Op::CloseAndReopen),
         3 => Just(Op::KillAndReopen),
     ]
+}
+
+fn an_op() -> impl Strategy<Value = Op> {
+    prop_oneof![12 => messages(), 4 => surroundings(), 1 => management()]
 }
 
 fn apply(world: &mut World, op: &Op) {
@@ -160,6 +183,10 @@ fn apply(world: &mut World, op: &Op) {
         Op::Extend { which, lease } => world.extend(which, lease),
         Op::Drop { which } => world.drop_held(which),
         Op::Purge { queue, state } => world.purge(NAMES[queue], state),
+        Op::Redrive { queue, max } => world.redrive(NAMES[queue], max),
+        Op::Kick { queue, max } => world.kick(NAMES[queue], max),
+        Op::DeleteById { queue, which } => world.delete_by_id(NAMES[queue], which),
+        Op::Browse { queue, state } => world.browse(NAMES[queue], state),
         Op::Declare { queue, options } => world.declare(NAMES[queue], options),
         Op::Remove { queue } => world.remove(NAMES[queue]),
         Op::Advance { by } => world.advance(by),
@@ -181,7 +208,7 @@ proptest! {
     #[test]
     fn a_store_answers_as_a_plain_model_does(
         sync in any::<bool>(),
-        ops in prop::collection::vec(prop_oneof![3 => messages(), 1 => surroundings()], 1..80),
+        ops in prop::collection::vec(an_op(), 1..80),
     ) {
         let mut world = World::new(sync);
         for op in &ops {

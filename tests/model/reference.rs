@@ -32,6 +32,8 @@ pub struct Message {
     pub id: Option<u64>,
     /// The first message of those that this one was moved from.
     pub origin: Seq,
+    /// The queue that has given it up.
+    pub from: Option<&'static str>,
     pub place: Place,
     pub attempts: u32,
     /// The delivery that may settle it.
@@ -193,6 +195,17 @@ impl Queue {
         ready.min_by_key(turn).map(|(seq, _)| *seq)
     }
 
+    /// Those in these places, as they are shown: ready ones by priority, and of equals, like all others, by age.
+    pub fn at(&self, wall: u64, hits: impl Fn(Place) -> bool) -> Vec<Seq> {
+        let hits = self.messages.iter().filter(|(_, message)| hits(message.place));
+        let there = hits.filter(|(_, message)| !message.is_fading(wall));
+        let mut seqs: Vec<Seq> = there.map(|(seq, _)| *seq).collect();
+        let ready =
+            |seq: &Seq| matches!(self.messages[seq].place, Place::Untouched | Place::GivenBack);
+        seqs.sort_by_key(|seq| Reverse(ready(seq).then_some(self.messages[seq].priority)));
+        seqs
+    }
+
     pub fn counts(&self, wall: u64) -> Counts {
         let mut counts = Counts::default();
         for message in self.messages.values() {
@@ -337,6 +350,7 @@ impl Model {
             headers,
             id: None,
             origin,
+            from: None,
             place: Place::Untouched,
             attempts: 0,
             holder: None,
@@ -461,8 +475,75 @@ impl Model {
         }
         let messages = &mut self.queues.get_mut(name).unwrap().messages;
         let Message { payload, priority, headers, origin, .. } = messages.remove(&seq).unwrap();
-        self.insert_as(dead, payload, priority, headers, origin);
+        self.insert_moved(dead, payload, priority, headers, origin, name);
         true
+    }
+
+    fn insert_moved(
+        &mut self,
+        to: &'static str,
+        payload: Vec<u8>,
+        priority: u8,
+        headers: Headers,
+        origin: Seq,
+        from: &'static str,
+    ) {
+        let seq = self.insert_as(to, payload, priority, headers, origin);
+        let message = self.queues.get_mut(to).unwrap().messages.get_mut(&seq);
+        message.unwrap().from = Some(from);
+    }
+
+    /// Returns how many were moved.
+    pub fn redrive(&mut self, name: &'static str, max: usize) -> Result<u64, Refused> {
+        let home = |seq: &Seq| {
+            let from = self.queues[name].messages[seq].from;
+            from.filter(|from| *from != name && self.queues.contains_key(from))
+        };
+        let ready = self.queues[name]
+            .at(self.wall, |place| matches!(place, Place::Untouched | Place::GivenBack));
+        let back: Vec<_> = ready.into_iter().filter_map(|seq| Some((seq, home(&seq)?))).collect();
+        let mut moved = 0;
+        for (seq, home) in back {
+            if moved == max {
+                break;
+            }
+            match self.make_room(home, 1) {
+                Err(refused) if moved == 0 => return Err(refused),
+                Err(_) => break,
+                Ok(()) => {}
+            }
+            // It may have made room for what made room.
+            let messages = &mut self.queues.get_mut(name).unwrap().messages;
+            let Some(message) = messages.remove(&seq) else { continue };
+            let Message { payload, priority, headers, origin, .. } = message;
+            self.insert_moved(home, payload, priority, headers, origin, home);
+            moved += 1;
+        }
+        Ok(moved as u64)
+    }
+
+    /// Returns how many there were.
+    pub fn kick(&mut self, name: &'static str, max: usize) -> u64 {
+        let messages = &mut self.queues.get_mut(name).unwrap().messages;
+        let buried = messages.values_mut().filter(|message| message.place == Place::Buried);
+        let mut kicked = 0;
+        for message in buried.take(max) {
+            (message.place, message.attempts) = (Place::GivenBack, 0);
+            kicked += 1;
+        }
+        kicked
+    }
+
+    /// Whether message `id` is in the queue and may be gone.
+    pub fn has_fading(&self, name: &str, id: u64) -> bool {
+        let mut messages = self.queues[name].messages.values();
+        messages.any(|message| message.id == Some(id) && message.is_fading(self.wall))
+    }
+
+    pub fn delete_by_id(&mut self, name: &'static str, id: u64) -> bool {
+        let messages = &mut self.queues.get_mut(name).unwrap().messages;
+        let seq = messages.iter().find(|(_, message)| message.id == Some(id)).map(|(seq, _)| *seq);
+        seq.and_then(|seq| messages.remove(&seq)).is_some()
     }
 
     fn held(&mut self, held: Held) -> Result<&mut Message, Refused> {

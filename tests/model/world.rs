@@ -72,6 +72,15 @@ fn same<T: PartialEq + std::fmt::Debug>(
     assert_eq!(real.map_err(|error| error.kind().clone()), model.map_err(kind), "{what}");
 }
 
+fn is_at(place: Place, state: State) -> bool {
+    match state {
+        State::Ready => matches!(place, Place::Untouched | Place::GivenBack),
+        State::InFlight => matches!(place, Place::InFlight(_)),
+        State::Delayed => matches!(place, Place::Delayed(_)),
+        _ => place == Place::Buried,
+    }
+}
+
 impl World {
     pub fn new(sync: bool) -> World {
         let (disk, clock) = (Disk::new(), Clock::new());
@@ -249,6 +258,8 @@ impl World {
             let headers = delivery.headers();
             let headers = headers.iter().map(|(key, value)| (key, value.as_integer().unwrap()));
             assert_eq!(headers.collect::<Vec<_>>(), message.headers);
+            let from = delivery.origin().map(|origin| origin.queue());
+            assert_eq!(from, message.from);
             if message.origin == held.seq {
                 assert_eq!(delivery.origin_id(), delivery.id());
             } else {
@@ -358,14 +369,49 @@ impl World {
         self.model.drop(held);
     }
 
+    pub fn redrive(&mut self, name: &'static str, max: usize) {
+        let queue = self.queue(name);
+        same(queue.redrive(max as u64), self.model.redrive(name, max), "redrive");
+    }
+
+    pub fn kick(&mut self, name: &'static str, max: usize) {
+        let queue = self.queue(name);
+        assert_eq!(queue.kick(max as u64).unwrap(), self.model.kick(name, max), "kicked");
+    }
+
+    /// Deletes any message of any queue, as if it were in this one.
+    pub fn delete_by_id(&mut self, name: &'static str, which: usize) {
+        let queue = self.queue(name);
+        let all = self.model.queues.values().flat_map(|queue| queue.messages.values());
+        let ids: Vec<u64> = all.filter_map(|message| message.id).chain([0, u64::MAX]).collect();
+        let id = ids[which % ids.len()];
+        let deleted = queue.delete_by_id(id.into()).unwrap();
+        let fading = self.model.has_fading(name, id);
+        let model = self.model.delete_by_id(name, id);
+        assert!(deleted == model || (model && fading), "{id} in {name}: {deleted}");
+    }
+
+    pub fn browse(&mut self, name: &'static str, state: State) {
+        let queue = self.queue(name);
+        let model = self.model.queues[name].at(self.model.wall, |place| is_at(place, state));
+        let real: Vec<_> = queue.browse(state).map(Result::unwrap).collect();
+        assert_eq!(real.len(), model.len(), "messages of {name} that are {state:?}");
+        for (entry, seq) in real.iter().zip(model) {
+            self.same_message(name, seq, entry.id().as_u64(), entry.payload());
+            let message = &self.model.queues[name].messages[&seq];
+            let from = entry.origin().map(|origin| origin.queue());
+            assert_eq!((entry.attempts(), from), (message.attempts, message.from));
+            let due = entry.due().map(|due| due.duration_since(UNIX_EPOCH).unwrap().as_millis());
+            match message.place {
+                Place::Delayed(at) => assert_eq!(due, Some(at.into())),
+                _ => assert_eq!(due, None),
+            }
+        }
+    }
+
     pub fn purge(&mut self, name: &'static str, state: State) {
         let queue = self.queue(name);
-        let model = self.model.purge(name, |place| match state {
-            State::Ready => matches!(place, Place::Untouched | Place::GivenBack),
-            State::InFlight => matches!(place, Place::InFlight(_)),
-            State::Delayed => matches!(place, Place::Delayed(_)),
-            _ => place == Place::Buried,
-        });
+        let model = self.model.purge(name, |place| is_at(place, state));
         let real = queue.purge(state).unwrap();
         assert!((model.0..=model.0 + model.1).contains(&real), "purged {real} of {state:?}");
     }

@@ -1,5 +1,7 @@
 //! What a queue can promise: how it retries, what becomes of what it has given up, and how it is looked at and managed.
 
+mod browse;
+mod dead_letters;
 mod manage;
 mod retry;
 #[path = "../common/small_store.rs"]

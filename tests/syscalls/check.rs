@@ -9,7 +9,7 @@ use millpond::{Durability, Queue, Store};
 
 use crate::child::{self, Note, Orders};
 use crate::script::Script;
-use crate::world::{Content, DEAD, Got, Seen, SeenQueue, Stats, World};
+use crate::world::{Content, DEAD, Got, Seen, SeenQueue, Stats, World, came_from};
 
 type Check<T> = Result<T, String>;
 
@@ -156,6 +156,7 @@ fn drain_queue(queue: &Queue, seen: &mut Seen) -> Check<()> {
             seen.got.push(Got {
                 id: delivery.id().as_u64(),
                 origin: delivery.origin_id().as_u64(),
+                from: came_from(delivery),
                 attempt: delivery.attempt(),
                 content: Content::of(delivery.payload()),
             });
