@@ -131,7 +131,8 @@ impl Engine {
     /// The time that deduplication windows go by: that of the wall clock when the store was opened, and from then on of the
     /// one that nobody can set.
     fn window_ms(&self, now: Now) -> u64 {
-        self.opened.wall_ms + millis(now.mono.saturating_duration_since(self.opened.mono))
+        let open_ms = millis(now.mono.saturating_duration_since(self.opened.mono));
+        self.opened.wall_ms.saturating_add(open_ms)
     }
 
     /// An error if the store is closed or poisoned.

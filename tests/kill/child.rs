@@ -159,6 +159,9 @@ impl Producer {
         self.inserted += count;
         let immortal = (first..first + count).filter(|key| load::ttl(queue, *key).is_none());
         self.backlog[queue as usize].fetch_add(immortal.count() as i64, Ordering::Relaxed);
+        if load::has_dedup_key(first) && self.random.one_in(4) {
+            assert_eq!(handle.insert(&messages[0])?, id, "{first:#x} was inserted again");
+        }
         Ok(())
     }
 }

@@ -53,6 +53,10 @@ pub fn producer(key: u64) -> u64 {
     key >> 48
 }
 
+pub fn round(key: u64) -> u32 {
+    (key >> 24) as u32 & 0xFF_FFFF
+}
+
 /// The message of that name: its name, its queue, and filler that follows from both.
 pub fn payload(queue: u8, key: u64) -> Vec<u8> {
     let mut random = Random::new(key ^ (u64::from(queue) << 60));
@@ -106,6 +110,15 @@ fn has_header(key: u64) -> bool {
     key.is_multiple_of(4)
 }
 
+/// Every third message has its name as its deduplication key.
+fn dedup_key(key: u64) -> Option<[u8; 8]> {
+    key.is_multiple_of(3).then(|| key.to_le_bytes())
+}
+
+pub fn has_dedup_key(key: u64) -> bool {
+    dedup_key(key).is_some()
+}
+
 /// What is inserted for these bytes.
 pub fn message(queue: u8, key: u64, payload: &[u8]) -> Message<'_> {
     let delay = Duration::from_millis(delay_ms(queue, key));
@@ -114,7 +127,11 @@ pub fn message(queue: u8, key: u64, payload: &[u8]) -> Message<'_> {
         Some(ttl) => message.ttl(ttl),
         None => message,
     };
-    if has_header(key) { message.header("name", key as i64) } else { message }
+    let message = if has_header(key) { message.header("name", key as i64) } else { message };
+    match dedup_key(key) {
+        Some(key) => message.dedup_key(key.to_vec()),
+        None => message,
+    }
 }
 
 /// The name of the message that was delivered, if all of it is as it was inserted.
@@ -124,6 +141,9 @@ pub fn check(queue: u8, delivery: &Delivery) -> Result<u64, String> {
     let found = (delivery.priority(), delivery.headers().get("name"), delivery.headers().len());
     if found != (priority(queue, key), header.clone(), usize::from(header.is_some())) {
         return Err(format!("message {key:#x} of queue {queue} came with {found:?}"));
+    }
+    if delivery.dedup_key() != dedup_key(key).as_ref().map(<[u8; 8]>::as_slice) {
+        return Err(format!("message {key:#x} came with {:?}", delivery.dedup_key()));
     }
     Ok(key)
 }

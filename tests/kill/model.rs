@@ -41,6 +41,8 @@ pub struct Figures {
     pub killed_while_opening: u32,
     pub inserts: u64,
     pub inserts_cut_short: u64,
+    /// Inserted again after the kill, with a key that must be known.
+    pub duplicates: u64,
     pub deliveries: u64,
     pub redeliveries: u64,
     pub deletes: u64,
@@ -56,12 +58,13 @@ impl fmt::Display for Figures {
         write!(
             f,
             "{} rounds ({} killed while opening), {} acknowledged inserts ({} cut short), \
-             {} deliveries ({} of them again), {} acknowledged deletes, {} in flight when killed, \
+             {} inserted again, {} deliveries ({} of them again), {} acknowledged deletes, {} in flight when killed, \
              {} messages checked, at most {} KiB of disk, {} once settled",
             self.rounds,
             self.killed_while_opening,
             self.inserts,
             self.inserts_cut_short,
+            self.duplicates,
             self.deliveries,
             self.redeliveries,
             self.deletes,

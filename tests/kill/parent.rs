@@ -70,6 +70,7 @@ pub fn run(durability: Durability, length: Length) {
     if model.figures.rounds >= ROUNDS_TO_TELL {
         let figures = &model.figures;
         assert!(figures.inserts > 0 && figures.deletes > 0, "nothing was done");
+        assert!(figures.duplicates > 0, "nothing was inserted again");
         assert!(
             figures.redeliveries > 0 && figures.in_flight_when_killed > 0,
             "nothing was killed"
@@ -117,6 +118,7 @@ fn check(base: &Path, orders: &Orders, model: &mut Model) -> Result<(), String> 
     let seen = examine(&copy, orders, &journals, model)?;
     model.check(&seen)?;
     reexamine(&copy, orders, &seen)?;
+    model.figures.duplicates += insert_again(&copy, orders, &journals, &seen)?;
 
     let figures = &mut model.figures;
     figures.rounds += 1;
@@ -188,6 +190,35 @@ fn reexamine(copy: &Path, orders: &Orders, before: &[Seen]) -> Result<(), String
         }
         None => Ok(()),
     }
+}
+
+/// What was inserted in this round with a deduplication key, or is there, is not inserted again, whatever became of it.
+/// Returns how many those were.
+fn insert_again(
+    copy: &Path,
+    orders: &Orders,
+    journals: &[Vec<Record>],
+    seen: &[Seen],
+) -> Result<u64, String> {
+    let store = open(copy, orders, false)?;
+    let inserted = journals.iter().flatten().filter(|record| record.kind == Kind::Inserted);
+    let inserted = inserted.flat_map(|record| {
+        let keys = record.key..record.key + u64::from(record.count);
+        keys.zip(record.id..).map(|(key, id)| (record.queue, key, id))
+    });
+    let in_this_round = |seen: &&Seen| load::round(seen.key) == orders.round;
+    let there = seen.iter().filter(in_this_round).map(|seen| (seen.queue, seen.key, seen.id));
+    let mut count = 0;
+    for (queue, key, id) in inserted.chain(there).filter(|(_, key, _)| load::has_dedup_key(*key)) {
+        let handle = store.queue(QUEUES[queue as usize]).map_err(|error| error.to_string())?;
+        let payload = load::payload(queue, key);
+        let again = handle.insert(load::message(queue, key, &payload));
+        match again.map_err(|error| error.to_string())?.as_u64() {
+            again if again == id => count += 1,
+            other => return Err(format!("message {key:#x} had id {id} and is there as {other}")),
+        }
+    }
+    Ok(count)
 }
 
 fn open(copy: &Path, orders: &Orders, clean: bool) -> Result<Store, String> {
