@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use millpond::testing::{Clock, Crash, Crashes, Cut, Disk};
-use millpond::{ErrorKind, Message, Queue, Store, StoreOptions};
+use millpond::{Queue, Store, StoreOptions};
 
-use super::world::{Content, DEAD, Got, KEYS, Moment, Seen, SeenQueue, Stats, came_from};
+use super::world::{Content, DEAD, Got, Moment, Seen, SeenQueue, Stats, came_from, probe_keys};
 
 /// The queue that shows whether a store works.
 const PROBE: &str = "probe";
@@ -323,7 +323,7 @@ fn drain(store: &Store, clock: &Clock) -> Check<Seen> {
     }
     for queue in &sources {
         if let Some(seen) = seen.queues.get_mut(queue.name()) {
-            seen.keys = (0..KEYS).map(|key| probe_key(queue, key)).collect::<Check<_>>()?;
+            seen.keys = probe_keys(queue)?;
         }
     }
     clock.advance(Duration::from_secs(7200));
@@ -336,22 +336,6 @@ fn drain(store: &Store, clock: &Clock) -> Check<Seen> {
         drain_queue(queue, &mut seen)?;
     }
     Ok(seen)
-}
-
-/// Inserts a message with a key into a queue with nothing to get: the id of the one that was inserted with it before, or
-/// none. Then there is this one, and it is deleted.
-fn probe_key(queue: &Queue, key: u8) -> Check<Option<u64>> {
-    let id = match queue.insert(Message::new("probe").dedup_key(vec![key])) {
-        // What is known needs no room.
-        Err(error) if *error.kind() == ErrorKind::QueueFull => return Ok(None),
-        inserted => words(inserted, "insert")?,
-    };
-    let Some(delivery) = words(queue.try_get(), "get")? else { return Ok(Some(id.as_u64())) };
-    if delivery.id() != id || delivery.dedup_key() != Some(&[key]) {
-        return Err(format!("got {delivery:?} after the insert of {id} with key {key}"));
-    }
-    words(delivery.delete(), "delete")?;
-    Ok(None)
 }
 
 fn drain_queue(queue: &Queue, seen: &mut Seen) -> Check<()> {

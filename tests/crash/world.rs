@@ -90,6 +90,27 @@ impl Content {
     }
 }
 
+/// Inserts a message with each key into a queue with nothing to get: the id of the one that was inserted with it before,
+/// or none. Then there is a new one, and it is deleted.
+pub fn probe_keys(queue: &millpond::Queue) -> Result<Vec<Option<u64>>, String> {
+    let words = |error: millpond::Error| format!("with a key: {error}");
+    let probe = |key| {
+        let message = millpond::Message::new("probe").dedup_key(vec![key]);
+        let id = match queue.insert(message) {
+            // What is known needs no room.
+            Err(error) if *error.kind() == ErrorKind::QueueFull => return Ok(None),
+            inserted => inserted.map_err(words)?,
+        };
+        let Some(delivery) = queue.try_get().map_err(words)? else { return Ok(Some(id.as_u64())) };
+        if delivery.id() != id || delivery.dedup_key() != Some(&[key]) {
+            return Err(format!("got {delivery:?} after the insert of {id} with key {key}"));
+        }
+        delivery.delete().map_err(words)?;
+        Ok(None)
+    };
+    (0..KEYS).map(probe).collect()
+}
+
 pub fn payload(tag: u64, len: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(len + 8);
     let mut word = tag.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -220,7 +241,7 @@ impl Queue {
         self.window.drain(..self.window.len().saturating_sub(WINDOW_KEYS));
     }
 
-    /// What [`super::check`] finds when it inserts a message with each key: the id that is known for it, or none.
+    /// What [`probe_keys`] finds when it inserts a message with each key: the id that is known for it, or none.
     fn probe_keys(&mut self, wall: u64) -> Vec<Option<u64>> {
         let probe = |key| {
             let known = self.known(key, wall);

@@ -9,7 +9,7 @@ use millpond::{Durability, Queue, Store};
 
 use crate::child::{self, Note, Orders};
 use crate::script::Script;
-use crate::world::{Content, DEAD, Got, Seen, SeenQueue, Stats, World, came_from};
+use crate::world::{Content, DEAD, Got, Seen, SeenQueue, Stats, World, came_from, probe_keys};
 
 type Check<T> = Result<T, String>;
 
@@ -141,6 +141,9 @@ fn drain(store: &Store) -> Check<Seen> {
         // What was moved to the dead letter queue becomes visible.
         words(store.sync(), "sync")?;
         drain_queue(queue, &mut seen)?;
+        if let Some(seen) = seen.queues.get_mut(queue.name()).filter(|_| queue.name() != DEAD) {
+            seen.keys = probe_keys(queue)?;
+        }
     }
     Ok(seen)
 }
