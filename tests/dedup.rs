@@ -4,6 +4,8 @@
 mod small_store;
 
 use std::collections::BTreeMap;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use millpond::testing::{Clock, Disk, Fault, FaultKind, backup, salvage};
@@ -293,27 +295,40 @@ fn a_batch_inserts_what_is_new_in_one_run() {
 
 #[test]
 fn a_duplicate_returns_only_when_the_first_one_is_durable() {
-    let (disk, clock) = (Disk::new(), Clock::new());
-    let store = open(&disk, &clock);
-    let declare = |durability| store.declare("q", QueueOptions::new().durability(durability));
-    let queue = declare(Durability::Process).unwrap();
     for batch in [false, true] {
-        declare(Durability::Sync).unwrap();
-        declare(Durability::Process).unwrap();
-        store.sync().unwrap();
-        let n = 10 + u64::from(batch);
-        let id = insert(&queue, n);
-        // Durable by nobody's wish yet, though the queue asks for it from now on.
-        let lost = open(&disk.power_cut(0), &clock).queue("q").unwrap();
-        assert!(!take_all(&lost).contains(&n));
-        declare(Durability::Sync).unwrap();
-        let again = match batch {
-            true => queue.insert_batch([keyed(n)]).unwrap()[0],
-            false => insert(&queue, n),
-        };
-        assert_eq!(again, id);
-        let left = open(&disk.power_cut(0), &clock).queue("q").unwrap();
-        assert!(take_all(&left).contains(&n));
+        let (disk, clock) = (Disk::new(), Clock::new());
+        let store = synced().open_simulated(&disk, &clock).unwrap();
+        let queue = store.queue("q").unwrap();
+        insert(&queue, 1);
+        let before = disk.operations();
+        insert(&queue, 2);
+        let each = disk.operations() - before;
+        // The insert of the first one stands still in its last operation, which is the sync.
+        let (is_syncing, syncing) = mpsc::channel();
+        let (go_on, may_go_on) = mpsc::channel::<()>();
+        let last = disk.operations() + each;
+        disk.on_operation(Some(Box::new(move |_, n| {
+            if n == last {
+                is_syncing.send(()).unwrap();
+                may_go_on.recv().unwrap();
+            }
+        })));
+        let (first, again) = (queue.clone(), queue.clone());
+        let first = thread::spawn(move || insert(&first, 3));
+        syncing.recv_timeout(MINUTE).unwrap();
+        let (has_returned, returned) = mpsc::channel();
+        let again = thread::spawn(move || {
+            let id = match batch {
+                true => again.insert_batch([keyed(1), keyed(3)]).unwrap()[1],
+                false => insert(&again, 3),
+            };
+            has_returned.send(()).unwrap();
+            id
+        });
+        assert!(returned.recv_timeout(Duration::from_millis(100)).is_err(), "it has to wait");
+        go_on.send(()).unwrap();
+        assert_eq!(first.join().unwrap(), again.join().unwrap());
+        disk.on_operation(None);
     }
 }
 
