@@ -81,6 +81,7 @@ pub struct QueueOptions {
     pub(crate) at_limit: AtLimit,
     pub(crate) dedup_time: Duration,
     pub(crate) dedup_keys: usize,
+    pub(crate) pause_after_failures: u32,
 }
 
 impl Default for QueueOptions {
@@ -98,6 +99,7 @@ impl Default for QueueOptions {
             at_limit: AtLimit::default(),
             dedup_time: Duration::from_secs(5 * 60),
             dedup_keys: 100_000,
+            pause_after_failures: 0,
         }
     }
 }
@@ -208,6 +210,24 @@ impl QueueOptions {
     /// What an insert does that finds no room. Default: it waits.
     pub fn at_limit(mut self, at_limit: AtLimit) -> QueueOptions {
         self.at_limit = at_limit;
+        self
+    }
+
+    /// After how many failures in a row the queue pauses itself, whatever messages they were at: what its consumers need
+    /// is out of order, and the backlog is not to become dead letters one by one. 0, the default, for never.
+    ///
+    /// A failure is one that counts as an attempt: [`fail`](crate::Delivery::fail), a lease that ran out, a delivery that
+    /// was dropped (unless that [releases](OnDrop::Release)). A delete by a consumer begins anew; a release or a bury does
+    /// neither. The count is kept in memory: a restart begins anew, too. The pause is as durable as a failure.
+    ///
+    /// The failure that pauses the queue gives no message up, and neither do those of messages that are still in flight
+    /// then: one whose attempts are used up gets one more. What failed `max_attempts` times before is gone, so with a limit
+    /// of no more than [`max_attempts`](QueueOptions::max_attempts) an outage alone gives up nothing.
+    ///
+    /// [`Queue::stats`](crate::Queue::stats) says that it is paused, and why; with the feature `tracing` the log does, too.
+    /// It goes on by [`Queue::resume`](crate::Queue::resume).
+    pub fn pause_after_failures(mut self, failures: u32) -> QueueOptions {
+        self.pause_after_failures = failures;
         self
     }
 
@@ -348,7 +368,8 @@ mod tests {
             .max_messages(7)
             .max_bytes(8)
             .at_limit(AtLimit::DropOldest)
-            .dedup_window(Duration::from_secs(60), 5);
+            .dedup_window(Duration::from_secs(60), 5)
+            .pause_after_failures(20);
         assert_eq!(QueueOptions::decode(&options.encode().unwrap()), Some(options));
     }
 

@@ -11,7 +11,7 @@ use crate::engine::{Few, Outgoing, QueueShared, QueueStats, Taken};
 use crate::error::{Error, Result};
 use crate::id::MessageId;
 use crate::message::Message;
-use crate::report::State;
+use crate::report::{Paused, State};
 use crate::store::Store;
 
 /// A handle of a queue. Clones are cheap, can be used by many threads at once, and keep the store open.
@@ -210,7 +210,8 @@ impl Queue {
         Ok(Deleted { deleted, stale: held.len() as u64 - deleted })
     }
 
-    /// Looks at the message that a get would take now, and leaves it there.
+    /// Looks at the message that a get would take now, and leaves it there. Of a paused queue, the one that would come if it
+    /// was resumed.
     pub fn peek(&self) -> Result<Option<Entry>> {
         Ok(self.store.engine().peek(&self.shared)?.map(Entry::new))
     }
@@ -231,6 +232,25 @@ impl Queue {
     /// removed) are the end.
     pub fn browse(&self, which: State) -> Browse {
         Browse::new(self, which)
+    }
+
+    /// Lets nothing be got from this queue until it is [resumed](Queue::resume): `try_get` returns None, `get` waits.
+    /// Everything else goes on: inserts, settling what is in flight, leases and delays, peek and browse. A queue that is
+    /// paused already stays so.
+    ///
+    /// It outlives the process; a power cut as [`Store::declare`](Store::declare) does. Blocks as that does. Works on a full
+    /// disk.
+    ///
+    /// # Errors
+    /// `NotFound` (the queue was removed), `Closed`, `Poisoned`.
+    pub fn pause(&self) -> Result<()> {
+        self.store.engine().set_paused(&self.shared, Some(Paused::ByCall))
+    }
+
+    /// Lets a paused queue go on, whatever has paused it, and wakes whoever waits. Failures are counted anew. Durable, and
+    /// with errors, as [`pause`](Queue::pause).
+    pub fn resume(&self) -> Result<()> {
+        self.store.engine().set_paused(&self.shared, None)
     }
 
     /// Moves up to `max` dead letters back to the queues that have given them up, and returns how many: of the messages

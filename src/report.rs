@@ -1,5 +1,6 @@
 //! What an open found, for the person who reads it.
 
+use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -85,6 +86,39 @@ impl Report {
     /// Whether everything is as it was written. What a crash has left unfinished does not count.
     pub fn is_sound(&self) -> bool {
         self.damaged.is_empty() && self.bad_cursors.is_empty() && self.bad_indexes.is_empty()
+    }
+}
+
+/// Why nothing is got from a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Paused {
+    /// By [`Queue::pause`](crate::Queue::pause).
+    ByCall,
+    /// By so many failures in a row: [`QueueOptions::pause_after_failures`](crate::QueueOptions::pause_after_failures).
+    ByFailures(u32),
+}
+
+impl Paused {
+    /// As it is stored: 0 is by a call.
+    pub(crate) fn from_failures(failures: u32) -> Paused {
+        if failures == 0 { Paused::ByCall } else { Paused::ByFailures(failures) }
+    }
+
+    pub(crate) fn failures(self) -> u32 {
+        match self {
+            Paused::ByCall => 0,
+            Paused::ByFailures(failures) => failures,
+        }
+    }
+}
+
+impl fmt::Display for Paused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Paused::ByCall => f.write_str("paused by a call"),
+            Paused::ByFailures(count) => write!(f, "paused itself after {count} failures in a row"),
+        }
     }
 }
 

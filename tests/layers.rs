@@ -30,8 +30,8 @@ const LAYERS: [(&str, &[&str]); 5] = [
 ];
 
 /// May be used by all modules.
-const VOCABULARY: [&str; 9] =
-    ["clock", "error", "id", "lock", "options", "planted", "random", "report", "sync"];
+const VOCABULARY: [&str; 10] =
+    ["clock", "error", "events", "id", "lock", "options", "planted", "random", "report", "sync"];
 
 fn layer(module: &str) -> Option<usize> {
     LAYERS.iter().position(|(_, modules)| modules.contains(&module))

@@ -173,6 +173,18 @@ fn the_oldest_of_the_least_urgent_make_room() {
 }
 
 #[test]
+fn a_batch_that_needs_all_the_room_there_is_drops_each_message_once() {
+    let queue = limited(at_most(4, AtLimit::DropOldest));
+    for (n, priority) in [(0, 2), (1, 0), (2, 0), (3, 2)] {
+        queue.insert(Message::new(payload(n, 100)).priority(priority)).unwrap();
+    }
+    get_all(&queue).into_iter().for_each(|delivery| delivery.release().unwrap());
+    queue.insert_batch((4..8).map(|n| payload(n, 10))).unwrap();
+    assert_eq!(queue.stats().unwrap().delayed, 0);
+    assert_eq!(numbers(&get_all(&queue)), [4, 5, 6, 7]);
+}
+
+#[test]
 fn what_makes_room_moves_to_the_dead_letter_queue_if_there_is_one() {
     let store = open(&Disk::new());
     let options = at_most(2, AtLimit::DropOldest).dead_letter("dead");

@@ -9,6 +9,7 @@ mod dedup;
 mod entry;
 mod leases;
 mod queue;
+mod streak;
 
 pub(crate) use dedup::{DedupWindow, Limits};
 pub(crate) use entry::{Entry, Place};

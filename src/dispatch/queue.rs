@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::by_id::ById;
 use super::entry::{Entry, Place};
 use super::leases::Leases;
+use super::streak::Streak;
 
 /// The message was taken by somebody else, moved, or is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +69,8 @@ pub(crate) struct QueueState {
     leases: Leases,
     in_flight: u64,
     buried: u64,
+    /// Attempts that failed; those whose leases ran out count when that is noticed.
+    pub streak: Streak,
 }
 
 impl QueueState {
@@ -173,6 +176,7 @@ impl QueueState {
             };
             if let Some(id) = over.filter(in_flight) {
                 self.in_flight -= 1;
+                self.streak.failed();
                 self.make_ready(id);
             }
         }
@@ -274,7 +278,7 @@ mod tests {
         q.advance(at(base, 9), 0);
         assert_eq!(q.in_flight(), 1);
         q.advance(at(base, 10), 0);
-        assert_eq!((q.in_flight(), q.ready.len()), (0, 1));
+        assert_eq!((q.in_flight(), q.ready.len(), q.streak.count()), (0, 1, 1));
         assert_eq!(q.holder(1, 11).map(|e| e.attempts), Ok(1));
         q.put(1, Entry::in_flight(0, 2, 12, None));
         assert_eq!(q.holder(1, 11), Err(Stale));

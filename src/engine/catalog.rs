@@ -10,10 +10,10 @@ use super::{Engine, QueueShared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::position::Position;
 use crate::format::record::catalog::Declare;
-use crate::format::record::{DECLARE, REMOVE, encode_queue};
+use crate::format::record::{DECLARE, PAUSE, REMOVE, RESUME, encode_pause, encode_queue};
 use crate::log::{Draft, Purpose, Refused};
 use crate::options::{Durability, QueueOptions, check_queue_name};
-use crate::report::State as MessageState;
+use crate::report::{Paused, State as MessageState};
 use crate::sync::atomic::Ordering;
 
 /// How many messages a purge deletes in one append.
@@ -89,7 +89,8 @@ impl Engine {
                 break (entry.shared.clone(), entry.declared_at);
             }
             let id = known.unwrap_or(state.next_queue);
-            match self.append_declare(id, name, &options, Purpose::Insert)? {
+            let pause = known.and_then(|id| state.queues.get(&id)).map(|entry| entry.pause);
+            match self.append_declare(id, name, &options, pause, Purpose::Insert)? {
                 Ok(end) => break (self.apply_declare(&mut state, id, name, options, end), end),
                 Err(refused) => {
                     drop(state);
@@ -106,19 +107,33 @@ impl Engine {
         Ok(queue)
     }
 
+    /// Behind the declaration of a queue that is known, `pause` says whether it is paused: see [`super::pause`].
     pub(super) fn append_declare(
         &self,
         id: u32,
         name: &str,
         options: &QueueOptions,
+        pause: Option<Option<Paused>>,
         purpose: Purpose,
     ) -> Result<std::result::Result<Position, Refused>> {
         let options = options.encode()?;
         let mut body = Vec::new();
         Declare { queue: id, name: name.as_bytes(), options: &options }.encode(&mut body);
-        let draft = [Draft::record(DECLARE, &body)];
+        let mut paused = Vec::new();
+        let kind = match pause.flatten() {
+            Some(why) => {
+                encode_pause(id, why.failures(), &mut paused);
+                PAUSE
+            }
+            None => {
+                encode_queue(id, &mut paused);
+                RESUME
+            }
+        };
+        let run = [Draft::record(DECLARE, &body), Draft::record(kind, &paused)];
+        let run = &run[..if pause.is_some() { 2 } else { 1 }];
         let sync_by = self.sync_by(self.settings.durability);
-        let appended = self.log.append(&draft, purpose, sync_by, None);
+        let appended = self.log.append(run, purpose, sync_by, None);
         Ok(appended.map(|appended| {
             self.after_append(&appended);
             appended.end

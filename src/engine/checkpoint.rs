@@ -180,7 +180,8 @@ impl Engine {
             let found = state.queues.values().find(|q| goes(&state, q.declared_at.segment()));
             let Some(found) = found else { return Ok(true) };
             let (shared, options) = (found.shared.clone(), found.options.clone());
-            match self.append_declare(shared.id, &shared.name, &options, Purpose::Settle)? {
+            let (name, pause) = (&shared.name, Some(found.pause));
+            match self.append_declare(shared.id, name, &options, pause, Purpose::Settle)? {
                 Ok(end) => {
                     if let Some(entry) = state.queues.get_mut(&shared.id) {
                         entry.declared_at = end;

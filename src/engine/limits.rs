@@ -18,6 +18,7 @@ use super::state::{QueueEntry, State};
 use super::take::queue_mut;
 use super::{Engine, QueueShared};
 use crate::clock::real_now;
+use crate::dispatch::Turn;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::frame::{HeaderOnly, frame_bytes, read_header};
 use crate::format::position::Position;
@@ -300,8 +301,8 @@ impl Engine {
             entry.lanes.iter().rev().map(|lane| lane.priority()).collect()
         });
         for priority in priorities {
-            let behind =
-                chosen.iter().rev().find_map(|c| c.turn).filter(|t| t.priority() == priority);
+            let of_this = |turn: &Turn| turn.priority() == priority;
+            let behind = chosen.iter().rev().find_map(|chosen| chosen.turn.filter(of_this));
             let Some(entry) = state.queues.get_mut(&queue.id) else { return Ok(None) };
             if let Some(turn) = entry.touched.next_ready_of(priority, behind) {
                 return self.touched_candidate(state, queue, turn).map(Some);

@@ -24,6 +24,7 @@ mod manage;
 #[cfg(loom)]
 mod models;
 mod open;
+mod pause;
 mod read;
 mod recover;
 mod redrive;

@@ -25,7 +25,7 @@ use crate::format::runs::Runs;
 use crate::log::Segment;
 use crate::options::{Durability, QueueOptions};
 use crate::planted::{Bug, planted};
-use crate::report::Damage;
+use crate::report::{Damage, Paused};
 
 pub(super) struct Replay {
     pub state: State,
@@ -85,6 +85,9 @@ impl Replay {
                         s.acks = AckSet::from_section(a);
                         s.weight = Weight::at_most(s.weight.most, s.acks.count());
                     }
+                }
+                Section::Paused(paused) => {
+                    self.set_paused(paused.queue, Some(Paused::from_failures(paused.failures)));
                 }
                 Section::NextQueue(number) => {
                     self.state.next_queue = self.state.next_queue.max(*number);
@@ -222,14 +225,23 @@ impl Replay {
                     self.renamed_queues.retain(|name| **name != *entry.shared.name);
                 }
             }
+            Record::Pause { queue, failures } => {
+                self.set_paused(*queue, Some(Paused::from_failures(*failures)));
+            }
+            Record::Resume { queue } => self.set_paused(*queue, None),
             Record::Roll { .. } => {}
-            Record::Bind(_)
-            | Record::Unbind(_)
-            | Record::Pause { .. }
-            | Record::Resume { .. }
-            | Record::Value(_) => return Err(newer("a record of a later feature")),
+            Record::Bind(_) | Record::Unbind(_) | Record::Value(_) => {
+                return Err(newer("a record of a later feature"));
+            }
         }
         Ok(())
+    }
+
+    /// One that nobody knows was removed, or is declared further on, and what it is then stands there too.
+    fn set_paused(&mut self, queue: u32, pause: Option<Paused>) {
+        if let Some(entry) = self.state.queues.get_mut(&queue) {
+            entry.pause = pause;
+        }
     }
 
     fn insert(&mut self, head: &InsertHead<'_>, first_id: u64, start: Position) -> Result<()> {

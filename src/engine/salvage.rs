@@ -80,6 +80,9 @@ impl Engine {
         let mut queues = BTreeMap::new();
         for (&id, entry) in &from.found.replay.state.queues {
             let queue = self.declare(&entry.shared.name, entry.options.clone())?;
+            if entry.pause.is_some() {
+                self.set_paused(&queue, entry.pause)?;
+            }
             queues.insert(id, queue);
         }
         let mut salvage = Salvage {

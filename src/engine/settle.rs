@@ -107,6 +107,7 @@ impl Engine {
             match self.append_delete(held.queue.id, &[held.id]) {
                 Ok(appended) => {
                     state.forget(held.queue.id, held.id, Some(held.bytes));
+                    end_streak(&mut state, held.queue.id);
                     self.after_settle(&mut state);
                     drop(state);
                     self.after_append(&appended);
@@ -166,6 +167,7 @@ impl Engine {
                     for held in &valid {
                         state.forget(queue, held.id, Some(held.bytes));
                     }
+                    end_streak(&mut state, queue);
                     self.after_settle(&mut state);
                     drop(state);
                     self.after_append(&appended);
@@ -218,22 +220,33 @@ impl Engine {
     }
 
     fn try_fail(&self, held: &HeldBy, why: &str, delay: Option<Duration>) -> Result<Fate> {
-        let exhausted = {
-            let state = self.lock_state();
-            let attempts =
-                Claimant::Token(held.token).check(&state, &held.queue, held.id)?.attempts;
-            let queue = state.queues.get(&held.queue.id).ok_or_else(super::removed)?;
-            queue.options.max_attempts.is_some_and(|most| attempts >= most)
+        let (exhausted, spared) = {
+            let mut state = self.lock_state();
+            let entry = Claimant::Token(held.token).check(&state, &held.queue, held.id)?;
+            let (attempts, place) = (entry.attempts, entry.place);
+            let queue = queue_mut(&mut state, &held.queue)?;
+            // If its lease is over, that has counted.
+            if place == Place::InFlight {
+                queue.touched.streak.failed();
+            }
+            let most = queue.options.max_attempts;
+            (most.is_some_and(|most| attempts >= most), queue.spares())
         };
-        if exhausted {
+        if exhausted && !spared {
             return self.retire(&held.queue, held.id, Claimant::Token(held.token), why);
         }
-        self.put(held, |entry, options, now| {
+        let fate = self.put(held, |entry, options, now| {
             let delay = delay.unwrap_or_else(|| options.backoff.delay(held.id, entry.attempts));
-            let entry = later(entry.priority, entry.attempts, now, delay);
+            let attempts = entry.attempts.saturating_sub(exhausted.into());
+            let entry = later(entry.priority, attempts, now, delay);
             let at = if entry.place == Place::Delayed { entry.due_ms } else { now.wall_ms };
             (entry, Fate::RetryAt(wall_time(at)))
-        })
+        })?;
+        if spared {
+            // The failure is recorded. If this cannot be, the next get tries again, and takes nothing before.
+            let _ = self.pause_for_failures(&held.queue);
+        }
+        Ok(fate)
     }
 
     /// Lets the message's lease end `lease` from now.
@@ -374,6 +387,13 @@ impl Engine {
                 }
             }
         }
+    }
+}
+
+/// An attempt has succeeded.
+fn end_streak(state: &mut State, queue: u32) {
+    if let Some(queue) = state.queues.get_mut(&queue) {
+        queue.touched.streak.end();
     }
 }
 

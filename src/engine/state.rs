@@ -18,7 +18,7 @@ use crate::format::position::Position;
 use crate::lock::Signal;
 use crate::log::{Lane, LaneIndex, Log, MemoryIndex, Sealed, Segment, Tail, earlier};
 use crate::options::{Durability, QueueOptions};
-use crate::report::Damage;
+use crate::report::{Damage, Paused};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// The part of a queue that its handles share, readable without the dispatch lock.
@@ -141,6 +141,8 @@ impl QueueShared {
 pub(super) struct QueueEntry {
     pub shared: Arc<QueueShared>,
     pub options: QueueOptions,
+    /// Why nothing is got from it, if so.
+    pub pause: Option<Paused>,
     /// Where the newest record that declares it ends.
     pub declared_at: Position,
     pub touched: QueueState,
@@ -170,6 +172,7 @@ impl QueueEntry {
         let mut entry = QueueEntry {
             shared: QueueShared::new(id, name, default),
             options: QueueOptions::default(),
+            pause: None,
             window: DedupWindow::new(window_limits(&options)),
             declared_at: Position::default(),
             touched: QueueState::default(),

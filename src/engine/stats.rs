@@ -9,7 +9,7 @@ use crate::dispatch::Place;
 use crate::error::Result;
 use crate::id::MessageId;
 use crate::log::{Lane, Tail};
-use crate::report::{self, Damage};
+use crate::report::{self, Damage, Paused};
 
 /// How many messages of a queue are where.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct QueueStats {
     pub delayed: u64,
     /// Out of circulation.
     pub buried: u64,
+    /// Why nothing is got from it, if it is paused.
+    pub paused: Option<Paused>,
 }
 
 /// What a store holds.
@@ -97,6 +99,7 @@ impl Engine {
             in_flight: touched.in_flight(),
             delayed: touched.delayed(),
             buried: touched.buried(),
+            paused: entry.pause,
         })
     }
 

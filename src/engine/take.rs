@@ -147,9 +147,19 @@ impl Engine {
     ) -> Result<(Few<Taken>, Option<(Guard<'a, State>, Option<Duration>)>)> {
         loop {
             self.check_open(queue)?;
-            let touched = &mut queue_mut(&mut guard, queue)?.touched;
-            let now = self.now_for(queue, touched);
-            touched.advance(now.mono, now.wall_ms);
+            let entry = queue_mut(&mut guard, queue)?;
+            let now = self.now_for(queue, &entry.touched);
+            entry.touched.advance(now.mono, now.wall_ms);
+            if entry.pause.is_some() {
+                // Whoever resumes it wakes all.
+                return Ok((Few::new(), Some((guard, None))));
+            }
+            if entry.is_failing() {
+                drop(guard);
+                self.pause_for_failures(queue)?;
+                guard = self.lock_state();
+                continue;
+            }
             match self.claim(&mut guard, queue, max.max(1), now) {
                 Ok((claims, _)) if claims.is_empty() => {
                     let touched = &queue_mut(&mut guard, queue)?.touched;

@@ -14,7 +14,8 @@ use super::bytes::{Malformed, Reader, put_u16, put_u32, put_u64};
 use super::checksum::crc32;
 use super::position::Position;
 use sections::{
-    AckedSection, DamageSection, EntriesSection, Entry, QueueSection, Section, SegmentSection,
+    AckedSection, DamageSection, EntriesSection, Entry, PausedSection, QueueSection, Section,
+    SegmentSection,
 };
 use window::WindowSection;
 
@@ -40,6 +41,7 @@ const TAG_ENTRIES: u16 = 3;
 const TAG_ACKED: u16 = 4;
 const TAG_DAMAGE: u16 = 5;
 const TAG_WINDOW: u16 = 7;
+const TAG_PAUSED: u16 = 9;
 const TAG_NEXT_QUEUE: u16 = 10;
 
 /// The most entries that the encoder puts in one section.
@@ -123,6 +125,10 @@ impl CursorEncoder {
 
     pub(crate) fn window(&mut self, window: &WindowSection) {
         self.section(TAG_WINDOW, |out| window.encode(out));
+    }
+
+    pub(crate) fn paused(&mut self, paused: &PausedSection) {
+        self.section(TAG_PAUSED, |out| paused.encode(out));
     }
 
     /// The lowest number that no queue has had.
@@ -231,6 +237,7 @@ fn decode_section(tag: u16, data: &[u8]) -> Result<Option<Section>, Malformed> {
         TAG_ACKED => Section::Acked(AckedSection::decode(&mut reader)?),
         TAG_DAMAGE => Section::Damage(DamageSection::decode(&mut reader)?),
         TAG_WINDOW => Section::Window(WindowSection::decode(&mut reader)?),
+        TAG_PAUSED => Section::Paused(PausedSection::decode(&mut reader)?),
         TAG_NEXT_QUEUE => Section::NextQueue(reader.u32()?),
         _ => return Ok(None),
     };

@@ -48,8 +48,11 @@ pub(crate) enum Record<'a> {
     },
     Bind(Binding<'a>),
     Unbind(Binding<'a>),
+    /// Nothing is got from this queue until it is resumed.
     Pause {
         queue: u32,
+        /// So many failures in a row have paused it; 0 if somebody has.
+        failures: u32,
     },
     Resume {
         queue: u32,
@@ -91,7 +94,7 @@ impl<'a> Record<'a> {
             REMOVE => Self::Remove { queue: reader.varint_u32()? },
             BIND => Self::Bind(Binding::decode(&mut reader)?),
             UNBIND => Self::Unbind(Binding::decode(&mut reader)?),
-            PAUSE => Self::Pause { queue: reader.varint_u32()? },
+            PAUSE => Self::Pause { queue: reader.varint_u32()?, failures: reader.varint_u32()? },
             RESUME => Self::Resume { queue: reader.varint_u32()? },
             VALUE => Self::Value(Value::decode(&mut reader)?),
             ROLL => Self::Roll { next_segment: decode_roll(&mut reader)? },
@@ -106,7 +109,12 @@ impl<'a> Record<'a> {
     }
 }
 
-/// The body of Remove, Pause and Resume.
+pub(crate) fn encode_pause(queue: u32, failures: u32, out: &mut Vec<u8>) {
+    put_varint(out, queue.into());
+    put_varint(out, failures.into());
+}
+
+/// The body of Remove and Resume.
 pub(crate) fn encode_queue(queue: u32, out: &mut Vec<u8>) {
     put_varint(out, queue.into());
 }

@@ -12,8 +12,8 @@ use super::checksum::crc32;
 use super::cursor::CursorHeader;
 use super::cursor::pages::{PAGE_WORDS, PageForm};
 use super::cursor::sections::{
-    AckedSection, DamageSection, EntriesSection, Entry, LaneState, QueueSection, Section,
-    SegmentSection,
+    AckedSection, DamageSection, EntriesSection, Entry, LaneState, PausedSection, QueueSection,
+    Section, SegmentSection,
 };
 use super::cursor::window::{DEDUP_KEY_BYTES_MAX, SeenKey, WindowSection};
 use super::frame::Envelope;
@@ -121,6 +121,8 @@ pub(super) fn sections() -> impl Strategy<Value = Vec<Section>> {
         acked_section().prop_map(Section::Acked),
         damage_section().prop_map(Section::Damage),
         window_section().prop_map(Section::Window),
+        any::<(u32, u32)>()
+            .prop_map(|(queue, failures)| Section::Paused(PausedSection { queue, failures })),
         any::<u32>().prop_map(Section::NextQueue),
     ];
     vec(section, 0..8)

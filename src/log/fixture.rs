@@ -11,7 +11,7 @@ use super::appender::{
 use super::index::Lane;
 use super::tail::Active;
 use crate::format::header::FRAMES_START;
-use crate::format::record::{PAUSE, encode_queue};
+use crate::format::record::{RESUME, encode_queue};
 use crate::random::Entropy;
 use crate::storage::sim::Disk;
 use crate::storage::{Prepare, Space, SpareBytes, Storage};
@@ -64,7 +64,7 @@ impl World {
     pub fn record(&self) -> Result<Appended, Refused> {
         let mut body = Vec::new();
         encode_queue(1, &mut body);
-        self.log.append(&[Draft::record(PAUSE, &body)], Purpose::Settle, None, None)
+        self.log.append(&[Draft::record(RESUME, &body)], Purpose::Settle, None, None)
     }
 
     pub fn prepare(&self) -> io::Result<()> {

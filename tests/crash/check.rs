@@ -312,8 +312,12 @@ fn drain(store: &Store, clock: &Clock) -> Check<Seen> {
         if stats.in_flight != 0 {
             return Err(format!("{name}: {stats:?} right after the open"));
         }
+        let is_paused = stats.paused.is_some();
+        if is_paused {
+            words(queue.resume(), "resume")?;
+        }
         let stats = Stats { ready: stats.ready, delayed: stats.delayed, buried: stats.buried };
-        seen.queues.insert(name, SeenQueue { stats, ..SeenQueue::default() });
+        seen.queues.insert(name, SeenQueue { stats, is_paused, ..SeenQueue::default() });
         queues.push(queue);
     }
     let (sinks, sources): (Vec<Queue>, Vec<Queue>) =

@@ -17,7 +17,7 @@ use super::run::{self, Job, Plan};
 use super::workload::{Outcome, Random, Workload};
 
 /// What workloads are made of. The large insert makes the log roll.
-const OPERATIONS: [Operation; 25] = [
+const OPERATIONS: [Operation; 26] = [
     InsertOf("a", 100),
     InsertOf("t", 100),
     InsertOf("a", 60_000),
@@ -34,6 +34,7 @@ const OPERATIONS: [Operation; 25] = [
     Purge("a", State::Ready),
     Purge("a", State::Buried),
     Kick("a", 9),
+    Pause("a"),
     Redeclare,
     Declare("t"),
     Remove,

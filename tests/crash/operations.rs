@@ -33,6 +33,8 @@ pub enum Operation {
     Fail,
     Bury,
     Purge(&'static str, State),
+    /// Pauses the queue, or resumes it if it is paused.
+    Pause(&'static str),
     /// Up to so many.
     Kick(&'static str, usize),
     Redrive(usize),
@@ -63,6 +65,12 @@ impl Workload<'_> {
         if queue == DEAD && self.random.below(4) == 0 {
             return Redrive(1 + self.random.below(6));
         }
+        // Not for long: little happens meanwhile.
+        if self.world.queues.get(queue).is_some_and(|queue| queue.is_paused)
+            && self.random.below(5) == 0
+        {
+            return Pause(queue);
+        }
         let full = self.world.live() > LIVE_MAX;
         match self.random.below(1000) {
             0..240 if !full => Insert(queue),
@@ -87,7 +95,8 @@ impl Workload<'_> {
             901..906 => Sync,
             906..914 => Kick(queue, 1 + self.random.below(4)),
             914..920 => DeleteById(queue),
-            920..980 => Steps(2),
+            920..926 => Pause(queue),
+            926..980 => Steps(2),
             980..990 => Tick([20, 300, 1100, 12_000][self.random.below(4)]),
             990..995 => Reopen,
             _ => Crash(match self.random.below(3) {
@@ -131,6 +140,7 @@ impl Workload<'_> {
             Fail => self.operate("fail", Self::fail),
             Bury => self.operate("bury", Self::bury),
             Purge(queue, which) => self.operate("purge", |run| run.purge(queue, which)),
+            Pause(queue) => self.operate("pause", |run| run.pause(queue)),
             Kick(queue, max) => self.operate("kick", |run| run.kick(queue, max)),
             Redrive(max) => self.operate("redrive", |run| run.redrive(max)),
             DeleteById(queue) => self.operate("delete_by_id", |run| run.delete_by_id(queue)),
@@ -332,6 +342,12 @@ impl Workload<'_> {
     pub fn get(&mut self, queue: &'static str, max: usize) -> Outcome<Durable> {
         let now = self.time();
         self.world.advance(queue, now);
+        if self.world.queue(queue).is_paused {
+            return match words(self.queue(queue)?.get_batch(max, Duration::ZERO), "get")? {
+                got if got.is_empty() => Ok(false),
+                got => Err(format!("got {got:?} from {queue}, which is paused")),
+            };
+        }
         while let Some(id) = self.world.queue(queue).first_exhausted() {
             self.retire(queue, id)?;
         }
@@ -478,6 +494,19 @@ impl Workload<'_> {
             self.retire(held.queue, held.id)?;
         }
         Ok(false)
+    }
+
+    fn pause(&mut self, queue: &'static str) -> Outcome<Durable> {
+        let handle = self.queue(queue)?;
+        let paused = match self.world.queue(queue).is_paused {
+            true => handle.resume(),
+            false => handle.pause(),
+        };
+        words(paused, "pause or resume")?;
+        let entry = self.world.queue_mut(queue);
+        entry.is_paused = !entry.is_paused;
+        self.note();
+        Ok(self.inserts_are_synced())
     }
 
     fn kick(&mut self, queue: &'static str, max: usize) -> Outcome<Durable> {

@@ -212,6 +212,7 @@ impl Rules {
 #[derive(Clone, Debug, Default)]
 pub struct Queue {
     pub rules: Rules,
+    pub is_paused: bool,
     pub messages: BTreeMap<u64, Message>,
     /// The time of the wall clock that was last told.
     wall: u64,
@@ -463,7 +464,8 @@ impl World {
             let ready = queue.messages.len() as u64 - delayed - buried;
             let stats = Stats { ready, delayed, buried };
             let fading = queue.fading(wall);
-            let queue = SeenQueue { stats, fading, ..SeenQueue::default() };
+            let is_paused = queue.is_paused;
+            let queue = SeenQueue { stats, fading, is_paused, ..SeenQueue::default() };
             seen.queues.insert((*name).to_owned(), queue);
         }
         let sinks: BTreeSet<&str> =
@@ -581,6 +583,8 @@ pub struct SeenQueue {
     pub stats: Stats,
     /// How many of those that are ready or delayed may be gone.
     pub fading: u64,
+    /// It was resumed before it was drained.
+    pub is_paused: bool,
     /// All that was delivered, in order: first what was ready, then what was delayed.
     pub got: Vec<Got>,
     /// For each deduplication key, the id of the message that it is known for.
@@ -614,6 +618,10 @@ impl Seen {
             };
             if !alike {
                 return Some(format!("{name}: {:?}, expected {:?}", have.stats, want.stats));
+            }
+            if have.is_paused != want.is_paused {
+                let (a, b) = (have.is_paused, want.is_paused);
+                return Some(format!("{name}: paused is {a}, expected {b}"));
             }
             let pairs = have.got.iter().zip(&want.got).enumerate();
             if let Some((n, (a, b))) = pairs.into_iter().find(|(_, (a, b))| a != b) {

@@ -31,6 +31,8 @@ enum Op {
     Purge { queue: usize, state: State },
     Redrive { queue: usize, max: usize },
     Kick { queue: usize, max: usize },
+    Pause { queue: usize },
+    Resume { queue: usize },
     DeleteById { queue: usize, which: usize },
     Browse { queue: usize, state: State },
     Declare { queue: usize, options: Options },
@@ -78,16 +80,19 @@ fn options() -> impl Strategy<Value = Options> {
     let limit = (prop::option::weighted(0.3, 2u64..9), any::<bool>());
     // The log does not say when a queue forgot its keys, so their time never becomes longer.
     let window = prop::sample::select(vec![1, 2, 3, 100]).prop_map(|keys| (3000, keys));
-    (lease, max_attempts, backoff(), any::<bool>(), dead_letter, limit, window).prop_map(
-        |(lease, max_attempts, backoff, release_on_drop, dead_letter, limit, window)| Options {
+    let pause_after = prop_oneof![2 => Just(0), 1 => 1u32..4];
+    let bounds = (limit, window, pause_after);
+    (lease, max_attempts, backoff(), any::<bool>(), dead_letter, bounds).prop_map(
+        |(lease, max_attempts, backoff, release_on_drop, dead_letter, bounds)| Options {
             lease,
             max_attempts,
             backoff,
             release_on_drop,
             dead_letter,
-            max_messages: limit.0,
-            drops: limit.0.is_some() && limit.1,
-            window,
+            max_messages: bounds.0.0,
+            drops: bounds.0.0.is_some() && bounds.0.1,
+            window: bounds.1,
+            pause_after: bounds.2,
         },
     )
 }
@@ -133,6 +138,8 @@ fn management() -> impl Strategy<Value = Op> {
     prop_oneof![
         2 => (a_queue(), a_state()).prop_map(|(queue, state)| Op::Purge { queue, state }),
         3 => (a_queue(), max()).prop_map(|(queue, max)| Op::Redrive { queue, max }),
+        1 => a_queue().prop_map(|queue| Op::Pause { queue }),
+        3 => a_queue().prop_map(|queue| Op::Resume { queue }),
         2 => (a_queue(), max()).prop_map(|(queue, max)| Op::Kick { queue, max }),
         2 => (a_queue(), 0usize..50)
             .prop_map(|(queue, which)| Op::DeleteById { queue, which }),
@@ -184,6 +191,8 @@ fn apply(world: &mut World, op: &Op) {
         Op::Drop { which } => world.drop_held(which),
         Op::Purge { queue, state } => world.purge(NAMES[queue], state),
         Op::Redrive { queue, max } => world.redrive(NAMES[queue], max),
+        Op::Pause { queue } => world.pause(NAMES[queue]),
+        Op::Resume { queue } => world.resume(NAMES[queue]),
         Op::Kick { queue, max } => world.kick(NAMES[queue], max),
         Op::DeleteById { queue, which } => world.delete_by_id(NAMES[queue], which),
         Op::Browse { queue, state } => world.browse(NAMES[queue], state),

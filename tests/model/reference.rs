@@ -105,6 +105,8 @@ pub struct Options {
     pub drops: bool,
     /// How long deduplication keys are known, and how many.
     pub window: (u64, usize),
+    /// 0 for never.
+    pub pause_after: u32,
 }
 
 impl Default for Options {
@@ -119,6 +121,7 @@ impl Default for Options {
             max_messages: None,
             drops: false,
             window: (300_000, 100_000),
+            pause_after: 0,
         }
     }
 }
@@ -128,6 +131,10 @@ pub struct Queue {
     pub options: Options,
     pub messages: BTreeMap<Seq, Message>,
     pub window: Window,
+    /// Failures that have paused it, or 0 if somebody has.
+    pub paused: Option<u32>,
+    /// Failures in a row.
+    pub streak: u32,
     /// Differs between two queues of one name, the first of which was removed.
     pub incarnation: u64,
 }
@@ -234,6 +241,24 @@ impl Queue {
         victims.into_iter().map(|(seq, _)| *seq).collect()
     }
 
+    fn is_failing(&self) -> bool {
+        self.options.pause_after > 0 && self.streak >= self.options.pause_after
+    }
+
+    /// Pauses itself if it has failed too often. What its last failures have used up gets one more attempt.
+    fn pause_if_failing(&mut self) {
+        if !self.is_failing() || self.paused.is_some() {
+            return;
+        }
+        self.paused = Some(self.streak);
+        let most = self.options.max_attempts.unwrap_or(u32::MAX);
+        for message in self.messages.values_mut() {
+            if message.place == Place::GivenBack && message.attempts >= most {
+                message.attempts = most - 1;
+            }
+        }
+    }
+
     fn is_exhausted(&self, seq: Seq) -> bool {
         self.options.max_attempts.is_some_and(|most| self.messages[&seq].attempts >= most)
     }
@@ -246,12 +271,7 @@ impl Model {
 
     fn new_queue(&mut self, options: Options) -> Queue {
         self.incarnations += 1;
-        Queue {
-            options,
-            messages: BTreeMap::new(),
-            window: Window::default(),
-            incarnation: self.incarnations,
-        }
+        Queue { options, incarnation: self.incarnations, ..Queue::default() }
     }
 
     pub fn open_queue(&mut self, name: &'static str) {
@@ -395,6 +415,7 @@ impl Model {
                         message.was_due = Some(due);
                     }
                     Place::InFlight(Some(end)) if end <= self.mono => {
+                        queue.streak += 1;
                         message.place = Place::GivenBack;
                     }
                     _ => {}
@@ -432,6 +453,10 @@ impl Model {
         let mut taken = Vec::new();
         while taken.len() < max {
             let queue = self.queues.get_mut(name).unwrap();
+            queue.pause_if_failing();
+            if queue.paused.is_some() {
+                break;
+            }
             let Some(seq) = queue.first(self.wall) else { break };
             if queue.is_exhausted(seq) {
                 if !taken.is_empty() {
@@ -522,13 +547,24 @@ impl Model {
         Ok(moved as u64)
     }
 
+    pub fn pause(&mut self, name: &'static str) {
+        self.queues.get_mut(name).unwrap().paused.get_or_insert(0);
+    }
+
+    pub fn resume(&mut self, name: &'static str) {
+        let queue = self.queues.get_mut(name).unwrap();
+        if queue.paused.take().is_some() {
+            queue.streak = 0;
+        }
+    }
+
     /// Returns how many there were.
     pub fn kick(&mut self, name: &'static str, max: usize) -> u64 {
         let messages = &mut self.queues.get_mut(name).unwrap().messages;
         let buried = messages.values_mut().filter(|message| message.place == Place::Buried);
         let mut kicked = 0;
         for message in buried.take(max) {
-            (message.place, message.attempts) = (Place::GivenBack, 0);
+            (message.place, message.attempts, message.was_due) = (Place::GivenBack, 0, None);
             kicked += 1;
         }
         kicked
@@ -555,7 +591,9 @@ impl Model {
 
     pub fn delete(&mut self, held: Held) -> Result<(), Refused> {
         self.held(held)?;
-        self.queues.get_mut(held.queue).unwrap().messages.remove(&held.seq);
+        let queue = self.queues.get_mut(held.queue).unwrap();
+        queue.messages.remove(&held.seq);
+        queue.streak = 0;
         Ok(())
     }
 
@@ -571,19 +609,28 @@ impl Model {
     pub fn release(&mut self, held: Held, delay: u64) -> Result<(), Refused> {
         self.give_back(held, delay)?;
         let message = self.queues.get_mut(held.queue).unwrap().messages.get_mut(&held.seq);
-        message.unwrap().attempts -= 1;
+        let message = message.unwrap();
+        message.attempts = message.attempts.saturating_sub(1);
         Ok(())
     }
 
     pub fn fail(&mut self, held: Held, delay: Option<u64>) -> Result<Fate, Refused> {
         let message = self.held(held)?;
         let (id, attempts) = (message.id.unwrap(), message.attempts);
-        let queue = &self.queues[held.queue];
-        if queue.is_exhausted(held.seq) {
+        let is_in_flight = matches!(message.place, Place::InFlight(_));
+        let queue = self.queues.get_mut(held.queue).unwrap();
+        queue.streak += u32::from(is_in_flight);
+        let spared = queue.is_failing() || queue.paused.is_some_and(|failures| failures > 0);
+        let exhausted = queue.is_exhausted(held.seq);
+        if exhausted && !spared {
             return Ok(self.retire(held.queue, held.seq));
         }
         let delay = delay.unwrap_or_else(|| queue.options.backoff.delay(id, attempts));
-        self.give_back(held, delay).map(Fate::RetryAt)
+        let due = self.give_back(held, delay)?;
+        let queue = self.queues.get_mut(held.queue).unwrap();
+        queue.messages.get_mut(&held.seq).unwrap().attempts -= u32::from(exhausted);
+        queue.pause_if_failing();
+        Ok(Fate::RetryAt(due))
     }
 
     pub fn bury(&mut self, held: Held) -> Result<(), Refused> {
@@ -626,6 +673,7 @@ impl Model {
         let (mono, offset) = (self.mono, self.offset());
         self.queues.values_mut().for_each(|queue| queue.window.reopen(closed, mono, offset));
         let mut in_flight = 0;
+        self.queues.values_mut().for_each(|queue| queue.streak = 0);
         for message in self.queues.values_mut().flat_map(|queue| queue.messages.values_mut()) {
             message.holder = None;
             if matches!(message.place, Place::InFlight(_)) {

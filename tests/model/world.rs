@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use millpond::testing::{Clock, Disk, step};
 use millpond::{
-    AtLimit, Backoff, Delivery, Durability, ErrorKind, Fate, Message, OnDrop, Queue, QueueOptions,
-    State, Store,
+    AtLimit, Backoff, Delivery, Durability, ErrorKind, Fate, Message, OnDrop, Paused, Queue,
+    QueueOptions, State, Store,
 };
 
 use crate::reference::{self, Headers, Held, Model, Options, Place, Refused, Seq};
@@ -374,6 +374,16 @@ impl World {
         same(queue.redrive(max as u64), self.model.redrive(name, max), "redrive");
     }
 
+    pub fn pause(&mut self, name: &'static str) {
+        self.queue(name).pause().unwrap();
+        self.model.pause(name);
+    }
+
+    pub fn resume(&mut self, name: &'static str) {
+        self.queue(name).resume().unwrap();
+        self.model.resume(name);
+    }
+
     pub fn kick(&mut self, name: &'static str, max: usize) {
         let queue = self.queue(name);
         assert_eq!(queue.kick(max as u64).unwrap(), self.model.kick(name, max), "kicked");
@@ -425,7 +435,8 @@ impl World {
             .lease(options.lease.map(ms))
             .max_attempts(options.max_attempts)
             .backoff(backoff(&options.backoff))
-            .dedup_window(ms(options.window.0), options.window.1);
+            .dedup_window(ms(options.window.0), options.window.1)
+            .pause_after_failures(options.pause_after);
         if options.release_on_drop {
             real = real.on_drop(OnDrop::Release);
         }
@@ -525,6 +536,11 @@ impl World {
         let (mut all, mut all_gone) = (0, 0);
         for (name, queue) in &self.model.queues {
             let real = self.store.find(name).unwrap().unwrap().stats().unwrap();
+            let paused = queue.paused.map(|failures| match failures {
+                0 => Paused::ByCall,
+                failures => Paused::ByFailures(failures),
+            });
+            assert_eq!(real.paused, paused, "whether {name} is paused");
             let model = queue.counts(self.model.wall);
             let waiting = model.ready + model.delayed;
             let gone = waiting.checked_sub(real.ready + real.delayed).expect("none too many");
@@ -557,6 +573,7 @@ impl World {
         self.model.sweep();
         self.compare();
         for name in NAMES {
+            self.resume(name);
             let mut before = None;
             while before != Some(self.held.len()) {
                 before = Some(self.held.len());

@@ -3,6 +3,7 @@
 mod browse;
 mod dead_letters;
 mod manage;
+mod pause;
 mod retry;
 #[path = "../common/small_store.rs"]
 mod small_store;

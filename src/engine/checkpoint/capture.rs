@@ -12,7 +12,7 @@ use super::IDS_RESERVED;
 use crate::dispatch::Entry;
 use crate::error::Result;
 use crate::format::cursor::sections::{
-    self, DamageSection, LaneState, QueueSection, SegmentSection,
+    self, DamageSection, LaneState, PausedSection, QueueSection, SegmentSection,
 };
 use crate::format::cursor::window::WindowSection;
 use crate::format::cursor::{CursorEncoder, CursorHeader};
@@ -32,6 +32,7 @@ pub(super) struct Moment {
     segments: Vec<SegmentSection>,
     queues: Vec<u32>,
     next_queue: u32,
+    paused: Vec<PausedSection>,
     damage: Vec<Damage>,
     pub written_bytes: u64,
 }
@@ -91,12 +92,17 @@ impl Engine {
             })
             .collect();
         let queues = state.queues.keys().copied().collect();
+        let paused = state.queues.iter().filter_map(|(&queue, entry)| {
+            Some(PausedSection { queue, failures: entry.pause?.failures() })
+        });
+        let paused = paused.collect();
         let damage = state.damage.iter().rev().take(DAMAGE_MAX).cloned().collect();
         Moment {
             header,
             segments,
             queues,
             next_queue: state.next_queue,
+            paused,
             damage,
             written_bytes: tail.written_bytes(),
         }
@@ -132,6 +138,7 @@ impl Engine {
                 encoder.acked(&acked);
             }
         }
+        moment.paused.iter().for_each(|paused| encoder.paused(paused));
         encoder.next_queue(moment.next_queue);
         for section in moment.damage.iter().filter_map(damage_section) {
             encoder.damage(&section);

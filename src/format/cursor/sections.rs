@@ -28,6 +28,7 @@ pub(crate) enum Section {
     Acked(AckedSection),
     Damage(DamageSection),
     Window(WindowSection),
+    Paused(PausedSection),
     /// The lowest number that no queue has had, also none that was removed.
     NextQueue(u32),
 }
@@ -275,6 +276,25 @@ impl DamageSection {
             first_id: reader.u64()?,
             last_id_exclusive: reader.u64()?,
         })
+    }
+}
+
+/// A queue that is paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PausedSection {
+    pub(crate) queue: u32,
+    /// As in its Pause record.
+    pub(crate) failures: u32,
+}
+
+impl PausedSection {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        put_varint(out, self.queue.into());
+        put_varint(out, self.failures.into());
+    }
+
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self { queue: reader.varint_u32()?, failures: reader.varint_u32()? })
     }
 }
 

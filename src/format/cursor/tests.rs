@@ -19,6 +19,7 @@ fn encode(header: &CursorHeader, sections: &[Section]) -> Vec<u8> {
             Section::Acked(acked) => encoder.acked(acked),
             Section::Damage(damage) => encoder.damage(damage),
             Section::Window(window) => encoder.window(window),
+            Section::Paused(paused) => encoder.paused(paused),
             Section::NextQueue(number) => encoder.next_queue(*number),
         }
     }
@@ -89,6 +90,7 @@ fn sample() -> Vec<Section> {
             first_id: 3,
             keys: vec![SeenKey { key: (*b"k1").into(), id: 5, time_ms: 9 }],
         }),
+        Section::Paused(PausedSection { queue: 1, failures: 20 }),
     ]
 }
 
@@ -116,7 +118,7 @@ proptest! {
 
     #[test]
     fn random_sections_behind_a_right_checksum_never_panic(
-        tag in 0u8..8,
+        tag in 0u8..12,
         data in prop::collection::vec(any::<u8>(), 0..64),
         length in prop::option::of(any::<u32>()),
     ) {

@@ -151,6 +151,7 @@ proptest! {
         a in small_bytes(),
         b in small_bytes(),
         exchange_kind: u8,
+        failures: u32,
         next_segment in 1..=u32::MAX,
     ) {
         let declare = Declare { queue, name: &a, options: &b };
@@ -166,9 +167,10 @@ proptest! {
         let body = encoded(|out| value.encode(out));
         prop_assert_eq!(decode(VALUE, &body), Ok(Record::Value(value)));
 
+        let body = encoded(|out| encode_pause(queue, failures, out));
+        prop_assert_eq!(decode(PAUSE, &body), Ok(Record::Pause { queue, failures }));
         let body = encoded(|out| encode_queue(queue, out));
         prop_assert_eq!(decode(REMOVE, &body), Ok(Record::Remove { queue }));
-        prop_assert_eq!(decode(PAUSE, &body), Ok(Record::Pause { queue }));
         prop_assert_eq!(decode(RESUME, &body), Ok(Record::Resume { queue }));
 
         let body = encoded(|out| encode_roll(next_segment, out));
@@ -232,8 +234,8 @@ fn an_unknown_kind_is_told_from_a_malformed_record() {
 fn info_and_arg_belong_to_inserts_alone() {
     let body = encoded(|out| encode_queue(1, out));
     let what = "info or arg in the envelope of a record that has none";
-    assert_eq!(malformed(Record::decode(&envelope(PAUSE, 1, &body), &body)), what);
-    let with_arg = Envelope { arg: 1, ..envelope(PAUSE, 0, &body) };
+    assert_eq!(malformed(Record::decode(&envelope(RESUME, 1, &body), &body)), what);
+    let with_arg = Envelope { arg: 1, ..envelope(RESUME, 0, &body) };
     assert_eq!(malformed(Record::decode(&with_arg, &body)), what);
 }
 

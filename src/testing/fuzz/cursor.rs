@@ -46,6 +46,7 @@ fn check(header: &CursorHeader, mut sections: Vec<Section>) {
             }
             Section::Damage(damage) => encoder.damage(damage),
             Section::Window(window) => encoder.window(window),
+            Section::Paused(paused) => encoder.paused(paused),
             Section::NextQueue(number) => encoder.next_queue(*number),
         }
     }

@@ -8,7 +8,7 @@ use crate::format::record::catalog::Binding;
 use crate::format::record::headers::{HeaderBlock, put_header_block};
 use crate::format::record::insert::{InsertHead, Targets};
 use crate::format::record::settle::{Delete, Set, encode_delete, encode_set};
-use crate::format::record::{Record, RecordError, encode_queue, encode_roll};
+use crate::format::record::{Record, RecordError, encode_pause, encode_queue, encode_roll};
 use crate::format::runs::Runs;
 
 const SEALED: u8 = 1 << 0;
@@ -104,7 +104,8 @@ fn encode(record: &Record<'_>, out: &mut Vec<u8>) -> u16 {
         }
         Record::Declare(declare) => declare.encode(out),
         Record::Bind(binding) | Record::Unbind(binding) => Binding::encode(binding, out),
-        Record::Remove { queue } | Record::Pause { queue } | Record::Resume { queue } => {
+        Record::Pause { queue, failures } => encode_pause(*queue, *failures, out),
+        Record::Remove { queue } | Record::Resume { queue } => {
             encode_queue(*queue, out);
         }
         Record::Value(value) => value.encode(out),
