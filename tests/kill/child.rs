@@ -106,6 +106,12 @@ fn start(store: &Store, orders: &Orders, began: Instant) -> Result<()> {
         };
         thread::spawn(move || worker.run());
     }
+    let mut worker = Pauser {
+        queue: queues[load::PAUSED as usize].clone(),
+        journal: journal(load::PAUSER),
+        random: Random::new(seed),
+    };
+    thread::spawn(move || worker.run());
     Ok(())
 }
 
@@ -166,6 +172,35 @@ impl Producer {
     }
 }
 
+/// Lets a queue rest for a while, and go on.
+struct Pauser {
+    queue: Queue,
+    journal: Journal,
+    random: Random,
+}
+
+impl Pauser {
+    fn run(&mut self) {
+        loop {
+            // The process before may have left it paused.
+            self.set(Kind::Resuming).unwrap();
+            thread::sleep(Duration::from_micros(self.random.below(20_000)));
+            self.set(Kind::Pausing).unwrap();
+            thread::sleep(Duration::from_micros(self.random.below(3000)));
+        }
+    }
+
+    fn set(&mut self, kind: Kind) -> Result<()> {
+        self.journal.write(&[Record::new(kind, load::PAUSED)]);
+        match kind {
+            Kind::Pausing => self.queue.pause()?,
+            _ => self.queue.resume()?,
+        }
+        self.journal.write(&[Record::new(Kind::Settled, load::PAUSED)]);
+        Ok(())
+    }
+}
+
 struct Consumer {
     queues: Vec<(u8, Queue)>,
     held: Vec<(Record, Delivery)>,
@@ -205,22 +240,34 @@ impl Consumer {
         Ok(())
     }
 
+    fn queue(&self, number: u8) -> &Queue {
+        let found = self.queues.iter().find(|(n, _)| *n == number);
+        &found.expect("a message is settled by whoever got it").1
+    }
+
     fn settle(&mut self, record: Record, delivery: Delivery) -> Result<()> {
-        let choice = self.random.below(20);
+        let choice = self.random.below(21);
+        // The order in the single queue is checked, which delays would change.
+        let is_single = record.queue == load::SINGLE;
         let kind = match choice {
             0..16 => Kind::Deleting,
             16..18 => Kind::Releasing,
+            20 if !is_single => Kind::Burying,
             _ => Kind::Failing,
         };
         self.journal.write(&[Record { kind, ..record }]);
-        // The order in the single queue is checked, which delays would change.
-        let is_single = record.queue == load::SINGLE;
         let delay = Duration::from_millis(self.random.below(6));
         match choice {
-            0..16 => delivery.delete()?,
+            // Its delivery becomes stale, and says nothing when it is dropped.
+            0 => assert!(self.queue(record.queue).delete_by_id(delivery.id())?),
+            1..16 => delivery.delete()?,
             16 if !is_single => delivery.release_after(delay)?,
             16..18 => delivery.release()?,
             18 => drop(delivery),
+            20 if !is_single => {
+                delivery.bury("chance")?;
+                self.queue(record.queue).kick(u64::MAX)?;
+            }
             _ if !is_single => drop(delivery.fail_after("chance", delay)?),
             _ => drop(delivery.fail("chance")?),
         }

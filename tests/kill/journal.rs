@@ -24,11 +24,16 @@ pub enum Kind {
     Deleting,
     Releasing,
     Failing,
-    /// What the thread was about to do with the message has returned.
+    /// Buried, and kicked with all others that are.
+    Burying,
+    /// The queue is about to be paused.
+    Pausing,
+    Resuming,
+    /// What the thread was about to do with the message or the queue has returned.
     Settled,
 }
 
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 13] = [
     Kind::Opened,
     Kind::Inserting,
     Kind::Inserted,
@@ -38,6 +43,9 @@ const KINDS: [Kind; 10] = [
     Kind::Deleting,
     Kind::Releasing,
     Kind::Failing,
+    Kind::Burying,
+    Kind::Pausing,
+    Kind::Resuming,
     Kind::Settled,
 ];
 

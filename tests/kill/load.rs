@@ -20,6 +20,12 @@ pub const PRODUCERS: u64 = 4;
 /// The queues that each consumer takes from, in turn.
 pub const CONSUMERS: [&[u8]; 4] = [&[SINGLE], &[1], &[2], &[1, 2]];
 
+/// The journal of the thread that pauses a queue.
+pub const PAUSER: usize = PRODUCERS as usize + CONSUMERS.len();
+
+/// The queue that is paused now and then.
+pub const PAUSED: u8 = 2;
+
 /// How each queue treats failures: the single one gives back at once, so that its order is known.
 pub fn queue_options(queue: u8) -> QueueOptions {
     let ms = Duration::from_millis;

@@ -96,6 +96,8 @@ pub struct Model {
     ids: HashMap<u64, u64>,
     /// The highest id that was delivered of each queue and priority.
     highest: [[u64; PRIORITIES]; QUEUES.len()],
+    /// Whether the queue that is paused now and then is. None if that was under way.
+    paused: Option<bool>,
     uncertain: Uncertain,
     pub figures: Figures,
 }
@@ -128,6 +130,27 @@ impl Model {
         delivered.iter().try_for_each(|delivered| self.play_delivery(delivered))?;
         self.figures.in_flight_when_killed += self.held();
         Ok(())
+    }
+
+    /// Takes in what the thread has written that pauses a queue.
+    pub fn play_pauses(&mut self, journal: &[Record]) {
+        let mut asked = false;
+        for record in journal {
+            match record.kind {
+                Kind::Settled => self.paused = Some(asked),
+                kind => (asked, self.paused) = (kind == Kind::Pausing, None),
+            }
+        }
+    }
+
+    /// Compares that with what is found, and takes it for the truth from now on.
+    pub fn check_paused(&mut self, paused: bool) -> Checked {
+        match self.paused.replace(paused) {
+            Some(expected) if expected != paused => {
+                Err(format!("the queue is paused: {paused}, and was: {expected}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn play_inserts(&mut self, journal: &[Record]) -> Checked {
@@ -207,6 +230,8 @@ impl Model {
         match delivered.settling {
             Some(Kind::Releasing) => message.next.0 = attempt,
             Some(Kind::Deleting) => message.deleting = true,
+            // If it was kicked, it begins anew.
+            Some(Kind::Burying) => message.next.0 = 1,
             _ => {}
         }
         match (delivered.settling, delivered.settled) {
@@ -215,6 +240,7 @@ impl Model {
                 self.figures.deletes += 1;
             }
             (Some(Kind::Releasing), true) => message.next = (attempt, attempt),
+            (Some(Kind::Burying), true) => message.next = (1, 1),
             (Some(_), false) => self.uncertain.settling += 1,
             _ => {}
         }
@@ -359,7 +385,7 @@ fn deliveries(journal: &[Record]) -> Vec<Delivered> {
                 open.insert(record.id, delivered.len());
                 delivered.push(Delivered { got: *record, settling: None, settled: false });
             }
-            Kind::Deleting | Kind::Releasing | Kind::Failing => {
+            Kind::Deleting | Kind::Releasing | Kind::Failing | Kind::Burying => {
                 delivered[open[&record.id]].settling = Some(record.kind);
             }
             Kind::Settled => delivered[open[&record.id]].settled = true,

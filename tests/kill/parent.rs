@@ -14,7 +14,7 @@ use crate::Length;
 use crate::child::{self, Orders};
 use crate::fifo;
 use crate::journal::{self, Kind, Record};
-use crate::load::{self, CONSUMERS, PRODUCERS, QUEUES, Random, SINGLE};
+use crate::load::{self, CONSUMERS, PAUSED, PAUSER, PRODUCERS, QUEUES, Random, SINGLE};
 use crate::model::{Model, Seen};
 
 const SIGKILL: i32 = 9;
@@ -112,6 +112,7 @@ fn check(base: &Path, orders: &Orders, model: &mut Model) -> Result<(), String> 
     let single = PRODUCERS as usize + CONSUMERS.iter().position(|of| *of == [SINGLE]).unwrap();
     fifo::check(&journals[single], model.given_back(), model.highest_single())?;
     model.play(&journals)?;
+    model.play_pauses(&journal::read(&orders.journals, PAUSER).unwrap());
 
     let copy = base.join("copy");
     let disk_bytes = copy_files(&orders.dir, &copy);
@@ -143,6 +144,11 @@ fn examine(
     let began = journals.iter().any(|journal| !journal.is_empty());
     if began && !(at_least..=at_most).contains(&recovery.redelivered) {
         return Err(format!("from {at_least} to {at_most} were in flight: {recovery:?}"));
+    }
+    if let Some(queue) = store.find(QUEUES[PAUSED as usize]).map_err(|e| e.to_string())? {
+        let stats = queue.stats().map_err(|e| e.to_string())?;
+        model.check_paused(stats.paused.is_some())?;
+        queue.resume().map_err(|e| e.to_string())?;
     }
     let settled = settle(&store)?;
     model.figures.settled_bytes_max = model.figures.settled_bytes_max.max(settled);
@@ -241,6 +247,8 @@ fn drain(store: &Store) -> Result<Vec<(Seen, Delivery)>, String> {
     for (n, name) in (0..).zip(QUEUES) {
         // A child that was killed early has declared none.
         let Some(queue) = store.find(name).map_err(text)? else { continue };
+        // Buried, and not kicked yet.
+        queue.kick(u64::MAX).map_err(text)?;
         let stats = queue.stats().map_err(text)?;
         let expected = stats.ready + stats.delayed;
         let until = Instant::now() + DRAIN_MAX;
