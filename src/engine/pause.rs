@@ -78,7 +78,15 @@ impl Engine {
             let failures = entry.touched.streak.count();
             let spared = entry.spared();
             let refused = if spared.is_empty() {
-                self.record_pause(&mut state, queue, Some(Paused::ByFailures(failures)))?
+                let why = Some(Paused::ByFailures(failures));
+                let refused = self.record_pause(&mut state, queue, why)?;
+                if refused.is_none() {
+                    drop(state);
+                    // Outside of the locks: what listens may take its time, or use the store.
+                    events::paused_itself(&queue.name, failures);
+                    return Ok(());
+                }
+                refused
             } else {
                 match self.append_given_back(queue, &spared) {
                     Ok(appended) => {
@@ -111,13 +119,9 @@ impl Engine {
             Err(refused) => return Ok(Some(refused)),
         }
         entry.pause = pause;
-        match pause {
-            Some(Paused::ByFailures(failures)) => events::paused_itself(&queue.name, failures),
-            Some(Paused::ByCall) => {}
-            None => {
-                entry.touched.streak.end();
-                queue.signal.notify_all();
-            }
+        if pause.is_none() {
+            entry.touched.streak.end();
+            queue.signal.notify_all();
         }
         Ok(None)
     }
