@@ -73,14 +73,14 @@ impl Backoff {
         match self {
             Backoff::Fixed(delay) => *delay,
             Backoff::Exponential { first, max, jitter } => {
-                let longest = (first << (attempts - 1).min(31)).min(*max);
+                let longest = (first << attempts.saturating_sub(1).min(31)).min(*max);
                 let nanos = u128::from(longest) * 1_000_000;
                 let off = (nanos * u128::from(scatter(id, attempts))) >> 32;
                 let wait = (nanos - off * u128::from(*jitter) / 100) / 1_000_000;
                 // Less than a millisecond is one.
                 wait.max(1) as u64
             }
-            Backoff::List(waits) => waits[waits.len().min(attempts as usize) - 1],
+            Backoff::List(waits) => waits[waits.len().min(attempts.max(1) as usize) - 1],
         }
     }
 }
@@ -608,8 +608,8 @@ impl Model {
 
     pub fn release(&mut self, held: Held, delay: u64) -> Result<(), Refused> {
         self.give_back(held, delay)?;
-        let message = self.queues.get_mut(held.queue).unwrap().messages.get_mut(&held.seq);
-        let message = message.unwrap();
+        let message = self.queues.get_mut(held.queue).unwrap().messages.get_mut(&held.seq).unwrap();
+        // The last one of a message that was spared has been taken off already.
         message.attempts = message.attempts.saturating_sub(1);
         Ok(())
     }
@@ -679,7 +679,7 @@ impl Model {
             if matches!(message.place, Place::InFlight(_)) {
                 in_flight += 1;
                 message.place = Place::GivenBack;
-                message.attempts -= u32::from(closed);
+                message.attempts = message.attempts.saturating_sub(closed.into());
             }
         }
         in_flight
