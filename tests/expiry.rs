@@ -5,7 +5,7 @@ mod small_store;
 
 use std::time::{Duration, Instant};
 
-use millpond::testing::{Clock, Disk};
+use millpond::testing::{Clock, Disk, Fault, FaultKind};
 use millpond::{Backoff, Delivery, ErrorKind, Message, Queue, QueueOptions, State, Store};
 
 use small_store::{number, options, payload, settle};
@@ -296,4 +296,46 @@ fn a_time_to_live_that_makes_no_sense_is_refused() {
     let error = f.store.declare("q", QueueOptions::new().ttl(Duration::ZERO)).unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::InvalidArgument);
     assert_eq!(f.store.stats().messages, 0);
+}
+
+#[test]
+fn thousands_expire_on_a_full_disk_though_the_log_has_to_go_on_for_them() {
+    let f = Fixture::new();
+    let (queue, dead) = f.queue_with_dead_letters();
+    for n in 0..1400 {
+        queue.insert(mortal(n, SECOND)).unwrap();
+    }
+    settle(&f.store);
+    let used = f.disk.file_names().into_iter().filter_map(|name| f.disk.read_file(&name));
+    f.disk.set_capacity(Some(used.map(|bytes| bytes.len() as u64).sum()));
+    while queue.insert(payload(1, 100)).is_ok() {}
+    f.clock.advance(SECOND);
+    for _ in 0..10 {
+        settle(&f.store);
+        f.clock.advance(60 * SECOND);
+    }
+    let (left, moved) = (queue.stats().unwrap(), dead.stats().unwrap());
+    assert_eq!(left.buried + moved.ready, 1400, "{left:?}, {moved:?}");
+}
+
+#[test]
+fn a_sweep_that_meets_an_error_is_made_up_for_and_holds_nothing_else_up() {
+    for after in 0..4 {
+        let mut f = Fixture::new();
+        let queue = f.queue();
+        for n in 0..2000 {
+            queue.insert(mortal(n, 100 * SECOND)).unwrap();
+        }
+        settle(&f.store);
+        f.reopen(false);
+        f.disk.fail(Fault { kind: FaultKind::Map, after, sticky: true });
+        f.clock.advance(100 * SECOND);
+        settle(&f.store);
+        assert!(f.store.stats().messages > 0);
+        f.disk.heal();
+        settle(&f.store);
+        f.clock.advance(60 * SECOND);
+        settle(&f.store);
+        assert_eq!(f.store.stats().messages, 0, "after {after}");
+    }
 }

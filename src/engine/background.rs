@@ -9,6 +9,9 @@ use crate::lock::{Lock, Signal};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::{self, JoinHandle};
 
+/// How long maintenance that has failed is not tried again for the sake of messages that have expired.
+const AFTER_ERROR: Duration = Duration::from_secs(1);
+
 /// A thread, and how it is told to look.
 #[derive(Default)]
 pub(super) struct Background {
@@ -80,13 +83,21 @@ impl Engine {
 
 /// All maintenance that there is to do. How long the thread may sleep then if nobody wakes it.
 fn maintain(engine: &Engine) -> Option<Duration> {
-    while engine.maintain().is_ok_and(|worked| worked) {}
+    let done = loop {
+        match engine.maintain() {
+            Ok(true) => {}
+            done => break done,
+        }
+    };
     if engine.log.is_poisoned() {
         return None;
     }
     let sync_by = engine.log.tail().sync_by();
     let until_sync = sync_by.map(|due| due.saturating_duration_since(engine.now().mono));
-    match (until_sync, engine.sleep_until_sweep()) {
+    // An error may have come before the sweep that is due.
+    let at_least = if done.is_ok() { Duration::ZERO } else { AFTER_ERROR };
+    let until_sweep = engine.sleep_until_sweep().map(|until| until.max(at_least));
+    match (until_sync, until_sweep) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     }
@@ -181,5 +192,39 @@ mod models {
             worker.join().unwrap();
             assert_eq!(shared.done.load(SeqCst), 2);
         });
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, TimeSource};
+    use crate::message::Message;
+    use crate::options::{Durability, Settings};
+    use crate::random::Entropy;
+    use crate::storage::sim::{Disk, Fault, FaultKind};
+    use crate::store::Store;
+
+    #[test]
+    fn an_error_does_not_keep_the_thread_awake_though_messages_have_expired() {
+        let (disk, clock) = (Disk::new(), Clock::new());
+        let settings = Settings {
+            durability: Durability::Process,
+            segment_bytes: 64 << 10,
+            background: false,
+            ..Settings::default()
+        };
+        let time = TimeSource::Manual(clock.clone());
+        let storage = Arc::new(disk.clone());
+        let store =
+            Store::start(storage, settings, time, Entropy::Sequence(Arc::default())).unwrap();
+        let queue = store.queue("q").unwrap();
+        for _ in 0..1000 {
+            queue.insert(Message::new(vec![0; 100]).ttl(Duration::from_secs(1))).unwrap();
+        }
+        disk.fail(Fault { kind: FaultKind::Create, after: 0, sticky: true });
+        clock.advance(Duration::from_secs(1));
+        assert!(maintain(store.engine()).is_some_and(|sleep| sleep >= AFTER_ERROR));
+        assert!(disk.faults_struck() > 0 && store.stats().messages == 1000);
     }
 }

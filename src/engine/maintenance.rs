@@ -54,7 +54,13 @@ impl Engine {
         if self.write_index()? || self.checkpoint_if_due(&mut maintenance)? {
             return Ok(true);
         }
-        if self.sweep(&mut maintenance)? || self.compact(&mut maintenance)? {
+        if let Some(sweep) = self.next_sweep(&mut maintenance) {
+            // What expires may have to wait for a checkpoint.
+            drop(maintenance);
+            self.sweep(sweep);
+            return Ok(true);
+        }
+        if self.compact(&mut maintenance)? {
             return Ok(true);
         }
         self.give_back_unused()?;

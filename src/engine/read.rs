@@ -72,8 +72,14 @@ impl Engine {
         lane: Lane,
         id: u64,
     ) -> Result<Option<Content>> {
+        let data = self.data_of(segment)?;
+        Ok(data.and_then(|data| read_verified(segment, data, offset, lane, id)))
+    }
+
+    /// A segment's bytes; None if its file is missing. An error says that they could not be reached.
+    pub(super) fn data_of<'a>(&self, segment: &'a Segment) -> Result<Option<&'a Mapping>> {
         match segment.data(&*self.storage) {
-            Ok(data) => Ok(read_verified(segment, data, offset, lane, id)),
+            Ok(data) => Ok(Some(data)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.unreadable(segment, error)),
         }

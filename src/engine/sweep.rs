@@ -14,6 +14,7 @@ use super::compact::place;
 use super::expire::Unheld;
 use super::limits::message_bytes;
 use super::maintenance::Maintenance;
+use super::state::SegmentState;
 use super::{Engine, QueueShared};
 use crate::clock::Now;
 use crate::error::Result;
@@ -39,39 +40,51 @@ const RECHECK: Duration = Duration::from_secs(60);
 /// A sweep through one segment.
 pub(super) struct Sweep {
     segment: Arc<Segment>,
-    /// Its lanes that are still to be looked through, and how far that has come in the last one.
-    lanes: Vec<Lane>,
+    /// Its lanes that are still to be looked through, and how far that has come in the last one. None before its index
+    /// was loaded.
+    lanes: Option<Vec<Lane>>,
     done: usize,
     /// When the first of the messages expires that are left, in milliseconds since the epoch.
     next: Option<u64>,
     took: Duration,
 }
 
+impl Sweep {
+    /// Not all was done that could have been.
+    fn again_later(&mut self, now: Now) {
+        let later = now.wall_ms.saturating_add(LATER.as_millis() as u64);
+        self.next = earlier(self.next, Some(later));
+    }
+}
+
 impl Engine {
-    /// Does a piece of a sweep, if one is due. Whether there may be more.
-    pub(super) fn sweep(&self, maintenance: &mut Maintenance) -> Result<bool> {
+    /// The sweep that has begun, or one that is due.
+    pub(super) fn next_sweep(&self, maintenance: &mut Maintenance) -> Option<Sweep> {
+        maintenance.sweep.take().or_else(|| {
+            let now = self.now();
+            let rests = maintenance.sweep_after.is_some_and(|after| after > now.mono);
+            if rests { None } else { self.begin_sweep(now) }
+        })
+    }
+
+    /// Does a piece of a sweep. To be called without the maintenance lock, since whatever appends may have to take it.
+    pub(super) fn sweep(&self, mut sweep: Sweep) {
         let now = self.now();
-        if maintenance.sweep.is_none() && maintenance.sweep_after.is_none_or(|t| t <= now.mono) {
-            maintenance.sweep = self.begin_sweep(now)?;
-        }
-        let Some(mut sweep) = maintenance.sweep.take() else { return Ok(false) };
         let more = self.sweep_piece(&mut sweep, now);
         let end = self.now().mono;
         sweep.took += end.saturating_duration_since(now.mono);
+        let mut maintenance = self.maintenance.lock();
         match more {
-            Ok(true) => maintenance.sweep = Some(sweep),
-            Ok(false) => {
-                maintenance.sweep_after = end.checked_add(sweep.took * REST);
-                self.end_sweep(&sweep);
+            Ok(true) => {
+                maintenance.sweep = Some(sweep);
+                return;
             }
-            Err(_) => {
-                // Whatever it was, it must not keep the rest from being done.
-                maintenance.sweep_after = end.checked_add(LATER);
-                sweep.next = earlier(sweep.next, Some(now.wall_ms));
-                self.end_sweep(&sweep);
-            }
+            Ok(false) => {}
+            // Whatever it was, it must not keep the rest from being done, nor other segments from being swept.
+            Err(_) => sweep.again_later(now),
         }
-        Ok(true)
+        maintenance.sweep_after = end.checked_add(sweep.took * REST);
+        self.end_sweep(&sweep);
     }
 
     /// How long it is until a sweep is due. None for ever.
@@ -89,34 +102,24 @@ impl Engine {
         Some(until_due.min(RECHECK).max(rest))
     }
 
-    fn begin_sweep(&self, now: Now) -> Result<Option<Sweep>> {
-        let due = {
-            let mut state = self.lock_state();
-            let mut tail = self.log.tail();
-            state.absorb(&mut tail);
-            let is_due = |at: u64| at <= now.wall_ms;
-            let mut kept = state.segments.iter().filter(|s| s.dropped_in.is_none());
-            let found = kept.find(|s| s.first_expiry(&tail).is_some_and(is_due));
-            found.map(|s| s.segment.clone())
-        };
-        let Some(segment) = due else { return Ok(None) };
-        if segment.is_sealed() && segment.index().is_none() {
-            self.load_index(&segment)?;
-        }
+    fn begin_sweep(&self, now: Now) -> Option<Sweep> {
         let mut state = self.lock_state();
         let mut tail = self.log.tail();
-        let Some(at) = place(&state, &segment) else { return Ok(None) };
-        let lanes = if tail.is_active(segment.number) {
-            let noted = tail.take_first_expiry();
-            state.segments[at].note_expiry(noted);
-            tail.lanes()
-        } else {
-            let index = segment.index();
-            index.map_or(Vec::new(), |index| index.lanes().into_iter().map(|(l, _)| l).collect())
+        state.absorb(&mut tail);
+        let is_due = |s: &SegmentState| {
+            let expiry = s.first_expiry(&tail);
+            let due = expiry.is_some_and(|expiry| expiry <= now.wall_ms);
+            due && s.dropped_in.is_none() && s.sweeping.is_none()
         };
+        let at = state.segments.iter().position(is_due)?;
         let s = &mut state.segments[at];
+        let lanes = tail.is_active(s.segment.number).then(|| tail.lanes());
+        if lanes.is_some() {
+            s.note_expiry(tail.take_first_expiry());
+        }
         s.sweeping = s.sweep_at.take();
-        Ok(Some(Sweep { segment, lanes, done: 0, next: None, took: Duration::ZERO }))
+        let segment = s.segment.clone();
+        Some(Sweep { segment, lanes, done: 0, next: None, took: Duration::ZERO })
     }
 
     /// Messages that came meanwhile have been noted beside it.
@@ -130,14 +133,23 @@ impl Engine {
 
     /// Whether there is more.
     fn sweep_piece(&self, sweep: &mut Sweep, now: Now) -> Result<bool> {
-        let Some(&lane) = sweep.lanes.last() else { return Ok(false) };
+        let segment = sweep.segment.clone();
+        if sweep.lanes.is_none() {
+            self.load_index(&segment)?;
+        }
+        let lanes = sweep.lanes.get_or_insert_with(|| match segment.index() {
+            Some(index) => index.lanes().into_iter().map(|(lane, _)| lane).collect(),
+            None => Vec::new(),
+        });
+        let Some(&lane) = lanes.last() else { return Ok(false) };
         let Some((queue, slots)) = self.slots_to_sweep(sweep, lane) else {
-            sweep.lanes.pop();
+            if let Some(lanes) = &mut sweep.lanes {
+                lanes.pop();
+            }
             sweep.done = 0;
             return Ok(true);
         };
-        let segment = sweep.segment.clone();
-        let Ok(data) = segment.data(&*self.storage) else { return Ok(false) };
+        let Some(data) = self.data_of(&segment)? else { return Ok(false) };
         let mut expired = Vec::new();
         for (delta, offset) in slots {
             match expiry_at(&segment, data, offset, now) {
@@ -149,8 +161,7 @@ impl Engine {
             }
         }
         if self.expire(&queue, &expired)? {
-            let later = now.wall_ms.saturating_add(LATER.as_millis() as u64);
-            sweep.next = earlier(sweep.next, Some(later));
+            sweep.again_later(now);
         }
         Ok(true)
     }
