@@ -356,3 +356,34 @@ fn limits_are_kept_over_restarts() {
         store = open(&disk);
     }
 }
+
+#[test]
+fn given_back_messages_of_several_priorities_make_room_once_each() {
+    let disk = Disk::new();
+    let store = open(&disk);
+    let queue = store.declare("q", at_most(4, AtLimit::DropOldest)).unwrap();
+    for (n, priority) in [(0, 0), (1, 5), (2, 5), (3, 5)] {
+        queue.insert(Message::new(payload(n, 100)).priority(priority)).unwrap();
+    }
+    get_all(&queue).into_iter().for_each(|delivery| delivery.release().unwrap());
+    queue.insert_batch((4..7).map(|n| payload(n, 100))).unwrap();
+    assert_eq!(queue.stats().unwrap().ready, 4);
+    let store = open(&disk.kill());
+    assert_eq!(store.stats().messages, 4, "none of them is counted as deleted twice");
+    assert_eq!(numbers(&get_all(&store.queue("q").unwrap())), [3, 4, 5, 6]);
+}
+
+#[test]
+fn what_was_held_too_long_is_ready_to_make_room() {
+    let clock = Clock::new();
+    let store = options().open_simulated(&Disk::new(), &clock).unwrap();
+    let lease = Duration::from_secs(1);
+    let queue = store.declare("q", at_most(2, AtLimit::DropOldest).lease(Some(lease))).unwrap();
+    (0..2).for_each(|n| assert!(insert(&queue, n).is_ok()));
+    let held = get_all(&queue);
+    is_full(insert(&queue, 2));
+    clock.advance(lease);
+    insert(&queue, 2).unwrap();
+    assert_eq!(numbers(&get_all(&queue)), [1, 2]);
+    drop(held);
+}

@@ -224,22 +224,28 @@ impl Engine {
         beyond: Need,
         moves: bool,
     ) -> std::result::Result<Room, NoRoom> {
+        let now = self.now();
+        if let Some(entry) = state.queues.get_mut(&queue.id) {
+            entry.touched.advance(now.mono, now.wall_ms);
+        }
         let mut chosen: Vec<Candidate> = Vec::new();
+        // The last one chosen that was given back before.
+        let mut behind = None;
         let mut victims = Victims::new();
         let mut freed = Need::default();
         let outcome = loop {
             if freed.messages >= beyond.messages && freed.bytes >= beyond.bytes {
                 break Ok(());
             }
-            match self.next_victim(state, queue, &chosen) {
+            match self.next_victim(state, queue, behind) {
                 Ok(Some(candidate)) => {
                     let bytes = match self.bytes_of(state, queue, &candidate) {
                         Ok(bytes) => bytes,
                         Err(detour) => break Err(NoRoom::Detour(detour)),
                     };
-                    if candidate.turn.is_none()
-                        && let Some(lane) = state.lane(queue.id, candidate.priority)
-                    {
+                    if candidate.turn.is_some() {
+                        behind = candidate.turn;
+                    } else if let Some(lane) = state.lane(queue.id, candidate.priority) {
                         lane.consume();
                     }
                     victims.push((candidate.id, bytes));
@@ -289,23 +295,26 @@ impl Engine {
         }
     }
 
-    /// The ready message of the lowest priority that would be delivered first, but for those already `chosen`.
+    /// The ready message of the lowest priority that would be delivered first, but for those already chosen, of which
+    /// `behind` is the last that was given back before.
     fn next_victim(
         &self,
         state: &mut State,
         queue: &QueueShared,
-        chosen: &[Candidate],
+        behind: Option<Turn>,
     ) -> std::result::Result<Option<Candidate>, Detour> {
         let everything = Position::from_u64(u64::MAX);
         let priorities = state.queues.get(&queue.id).map_or(Vec::new(), |entry| {
             entry.lanes.iter().rev().map(|lane| lane.priority()).collect()
         });
         for priority in priorities {
-            let of_this = |turn: &Turn| turn.priority() == priority;
-            let behind = chosen.iter().rev().find_map(|chosen| chosen.turn.filter(of_this));
-            let Some(entry) = state.queues.get_mut(&queue.id) else { return Ok(None) };
-            if let Some(turn) = entry.touched.next_ready_of(priority, behind) {
-                return self.touched_candidate(state, queue, turn).map(Some);
+            // Of lower priorities all that were given back are chosen.
+            if behind.is_none_or(|turn| turn.priority() <= priority) {
+                let behind = behind.filter(|turn| turn.priority() == priority);
+                let Some(entry) = state.queues.get_mut(&queue.id) else { return Ok(None) };
+                if let Some(turn) = entry.touched.next_ready_of(priority, behind) {
+                    return self.touched_candidate(state, queue, turn).map(Some);
+                }
             }
             loop {
                 let Some(entry) = state.queues.get_mut(&queue.id) else { return Ok(None) };
