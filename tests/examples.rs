@@ -80,6 +80,27 @@ fn a_quickstart_whose_text_has_changed_says_so_and_fails() {
 }
 
 #[test]
+fn retries_end_with_everything_sent() {
+    let output = Command::new(example("retries")).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let in_order = [
+        "grace, attempt 1: 550 no such user: grace; it is tried again",
+        "grace, attempt 2: 550 no such user: grace; it is tried again",
+        "grace, attempt 3: 550 no such user: grace; given up",
+        "grace: from \"mails\" after 3 attempts, because of \"550 no such user: grace\"",
+        "1 brought back.",
+        "grace, attempt 1: sent",
+        "0 messages are left.",
+    ];
+    let mut rest = &*text;
+    for line in in_order {
+        let at = rest.find(line).unwrap_or_else(|| panic!("{line:?} is missing in {text}"));
+        rest = &rest[at + line.len()..];
+    }
+}
+
+#[test]
 fn the_outbox_is_proven_and_the_wrong_one_is_caught() {
     let output = Command::new(example("outbox")).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
