@@ -6,7 +6,7 @@ mod small_store;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use millpond::testing::{Clock, Disk};
+use millpond::testing::{Clock, Disk, Fault, FaultKind};
 use millpond::{
     AtLimit, Delivery, Error, ErrorKind, Message, MessageId, Queue, QueueOptions, State, Store,
 };
@@ -386,4 +386,52 @@ fn what_was_held_too_long_is_ready_to_make_room() {
     insert(&queue, 2).unwrap();
     assert_eq!(numbers(&get_all(&queue)), [1, 2]);
     drop(held);
+}
+
+#[test]
+fn an_insert_whose_queue_cannot_be_counted_fails_and_can_be_tried_again() {
+    for after in 0..3 {
+        let disk = Disk::new();
+        let store = open(&disk);
+        let options = QueueOptions::new().max_bytes(300_000).at_limit(AtLimit::Reject);
+        let queue = store.declare("q", options).unwrap();
+        let all = fill(&queue, 100);
+        settle(&store);
+        store.close().unwrap();
+        let queue = open(&disk).queue("q").unwrap();
+        disk.fail(Fault { kind: FaultKind::Map, after, sticky: true });
+        let error = insert(&queue, 0).unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::Io, "{error}");
+        disk.heal();
+        is_full(insert(&queue, 0));
+        assert_eq!(queue.stats().unwrap().ready, all);
+    }
+}
+
+#[test]
+fn whoever_waits_for_room_is_told_of_messages_that_damage_has_taken() {
+    let disk = Disk::new();
+    let store = open(&disk);
+    let queue = store.declare("q", at_most(1000, AtLimit::Block)).unwrap();
+    (0..1000).for_each(|n| assert!(insert(&queue, n).is_ok()));
+    settle(&store);
+    store.close().unwrap();
+    disk.file_names()
+        .iter()
+        .filter(|name| name.ends_with(".idx"))
+        .for_each(|name| disk.remove_file(name));
+    let oldest = disk.file_names().into_iter().find(|name| name.ends_with(".seg")).unwrap();
+    let mut bytes = disk.read_file(&oldest).unwrap();
+    bytes[8192..9216].fill(0xFF);
+    disk.write_file(&oldest, bytes);
+    let queue = open(&disk).queue("q").unwrap();
+    let waiting = queue.clone();
+    let waiter = thread::spawn(move || {
+        let begin = Instant::now();
+        waiting.insert_timeout(payload(1000, 100), Duration::from_secs(20)).unwrap();
+        begin.elapsed()
+    });
+    thread::sleep(Duration::from_millis(50));
+    assert!(queue.peek().unwrap().is_some());
+    assert!(waiter.join().unwrap() < Duration::from_secs(10));
 }

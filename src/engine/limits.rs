@@ -335,14 +335,15 @@ impl Engine {
 
     /// Counts what the messages of a queue take, a segment at a time.
     pub(super) fn count_usage(&self, queue: &Arc<QueueShared>) -> Result<()> {
-        while let Some(segment) = self.next_to_count(queue)? {
+        while let Some((segment, counted)) = self.next_to_count(queue)? {
             if segment.index().is_none() {
                 self.load_index(&segment)?;
             }
-            let Ok(data) = segment.data(&*self.storage) else { continue };
-            let Some((slots, before)) = self.slots_to_count(queue, &segment)? else { continue };
-            let sizes: Vec<(u32, u64)> =
-                slots.iter().map(|&(delta, at)| (delta, size_at(&segment, data, at))).collect();
+            // What is missing takes nothing.
+            let data = self.data_of(&segment)?;
+            let size = |at| data.map_or(0, |data| size_at(&segment, data, at));
+            let slots = slots_behind(&segment, queue, counted).into_iter();
+            let sizes: Vec<(u32, u64)> = slots.map(|(delta, at)| (delta, size(at))).collect();
             let mut state = self.lock_open()?;
             let Some(at) = place(&state, &segment) else { continue };
             let s = &state.segments[at];
@@ -350,15 +351,16 @@ impl Engine {
             let (bytes, below) = (left.map(|(_, bytes)| bytes).sum::<u64>(), s.id_end);
             let usage = &mut queue_mut(&mut state, queue)?.usage;
             // Somebody else may have counted it, or everything has to be counted anew.
-            if usage.below == before {
+            if usage.below == counted {
                 *usage = Usage { bytes: usage.bytes + bytes, below };
             }
         }
         Ok(())
     }
 
-    /// The next sealed segment to be counted. The active one is counted here, at last: it is in memory.
-    fn next_to_count(&self, queue: &QueueShared) -> Result<Option<Arc<Segment>>> {
+    /// The next sealed segment to be counted, and below which id everything is. The active one is counted here, at last: it
+    /// is in memory.
+    fn next_to_count(&self, queue: &QueueShared) -> Result<Option<(Arc<Segment>, u64)>> {
         let mut guard = self.lock_open()?;
         let state = &mut *guard;
         let mut tail = self.log.tail();
@@ -370,9 +372,9 @@ impl Engine {
         let next = state.segments.iter().find(|s| s.id_end > below);
         let Some(s) = next else { return Ok(None) };
         if s.segment.is_sealed() {
-            return Ok(Some(s.segment.clone()));
+            return Ok(Some((s.segment.clone(), below)));
         }
-        let Ok(data) = s.segment.data(&*self.storage) else { return Ok(None) };
+        let Some(data) = self.data_of(&s.segment)? else { return Ok(None) };
         let (segment, acks) = (&s.segment, &s.acks);
         let lanes = tail.lanes().into_iter().filter(|lane| lane.queue == queue.id);
         let everything = Position::from_u64(u64::MAX);
@@ -383,25 +385,6 @@ impl Engine {
         let usage = &mut queue_mut(state, queue)?.usage;
         *usage = Usage { bytes: usage.bytes + bytes, below: u64::MAX };
         Ok(None)
-    }
-
-    /// The messages of a queue in a segment, and below which id they are counted so far. None if the segment is gone.
-    fn slots_to_count(
-        &self,
-        queue: &QueueShared,
-        segment: &Arc<Segment>,
-    ) -> Result<Option<(Vec<Slot>, u64)>> {
-        let mut state = self.lock_open()?;
-        let before = queue_mut(&mut state, queue)?.usage.below;
-        let Some(index) = segment.index().filter(|_| place(&state, segment).is_some()) else {
-            return Ok(None);
-        };
-        let lanes = index.lanes().into_iter().filter(|(lane, _)| lane.queue == queue.id);
-        let slots = lanes.flat_map(|(lane, count)| {
-            let index = &index;
-            (0..count).filter_map(move |k| index.entry(lane, k))
-        });
-        Ok(Some((slots.collect(), before)))
     }
 
     /// An error if there is more in the queue than these options would let in.
@@ -442,6 +425,18 @@ impl Engine {
 
 fn full(queue: &QueueShared) -> Error {
     Error::new(ErrorKind::QueueFull, format!("there is no room in queue {:?}", queue.name))
+}
+
+/// The messages of a queue in a sealed segment whose ids are not below `counted`: a rewritten one may begin before it.
+fn slots_behind(segment: &Segment, queue: &QueueShared, counted: u64) -> Vec<Slot> {
+    let Some(index) = segment.index() else { return Vec::new() };
+    let delta = u32::try_from(counted.saturating_sub(segment.first_id)).unwrap_or(u32::MAX);
+    let lanes = index.lanes().into_iter().filter(|(lane, _)| lane.queue == queue.id);
+    let slots = lanes.flat_map(|(lane, count)| {
+        let index = &index;
+        (index.lower_bound(lane, delta)..count).filter_map(move |k| index.entry(lane, k))
+    });
+    slots.collect()
 }
 
 /// What the message at `offset` takes; nothing if its envelope cannot be read.

@@ -17,6 +17,7 @@ mod closing;
 mod cutting;
 mod full;
 mod keyed;
+mod limited;
 mod reading;
 mod syncing;
 mod timing;

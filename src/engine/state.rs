@@ -481,6 +481,7 @@ impl State {
             let all = queue.touched.range(..).map(|(id, _)| id);
             let gone: Vec<u64> = all.filter(|id| !touched.contains(id)).collect();
             gone.into_iter().for_each(|id| drop(queue.touched.remove(id)));
+            queue.shared.wake_for_room();
         }
         self.reclaimable = true;
     }
