@@ -267,6 +267,10 @@ impl QueueOptions {
         self.durability.map_or(Ok(()), Durability::check)
     }
 
+    pub(crate) fn is_limited(&self) -> bool {
+        self.max_messages.is_some() || self.max_bytes.is_some()
+    }
+
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         bincode::serde::encode_to_vec(Stored::V1(self.clone()), bincode::config::standard())
             .map_err(|error| Error::invalid(format!("these options cannot be stored: {error}")))

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use millpond::testing::{Clock, Disk, Fault, FaultKind};
 use millpond::{
-    AtLimit, Delivery, Error, ErrorKind, Message, MessageId, Queue, QueueOptions, State, Store,
+    AtLimit, Delivery, Durability, Error, ErrorKind, Message, MessageId, Queue, QueueOptions,
+    State, Store,
 };
 
 use small_store::{number, options, payload, settle};
@@ -434,4 +435,43 @@ fn whoever_waits_for_room_is_told_of_messages_that_damage_has_taken() {
     thread::sleep(Duration::from_millis(50));
     assert!(queue.peek().unwrap().is_some());
     assert!(waiter.join().unwrap() < Duration::from_secs(10));
+}
+
+#[test]
+fn thousands_of_small_messages_make_room_for_a_large_one() {
+    let store = Store::options()
+        .durability(Durability::Process)
+        .segment_bytes(1 << 20)
+        .open_simulated(&Disk::new(), &Clock::new())
+        .unwrap();
+    let options = QueueOptions::new().max_bytes(400_000).at_limit(AtLimit::DropOldest);
+    let queue = store.declare("q", options).unwrap();
+    for piece in 0..20 {
+        queue.insert_batch((0..1000).map(|n| payload(piece * 1000 + n, 8))).unwrap();
+    }
+    assert!(queue.stats().unwrap().ready > 8000);
+    insert_of(&queue, 20_000, 390_000);
+    let left = numbers(&get_all(&queue));
+    assert!(left.len() > 100 && left.last() == Some(&20_000), "{}", left.len());
+}
+
+#[test]
+fn a_message_that_does_not_verify_takes_no_room_once_it_is_gone() {
+    let disk = Disk::new();
+    let store = open(&disk);
+    let options = QueueOptions::new().max_bytes(200_000).at_limit(AtLimit::DropOldest);
+    let queue = store.declare("q", options).unwrap();
+    (0..2000).for_each(|n| assert!(insert(&queue, n).is_ok()));
+    let most = queue.stats().unwrap().ready;
+    settle(&store);
+    store.close().unwrap();
+    let oldest = disk.file_names().into_iter().find(|name| name.ends_with(".seg")).unwrap();
+    let mut bytes = disk.read_file(&oldest).unwrap();
+    let len = bytes.len();
+    // In the payload of one of the last.
+    bytes[len - 1000] ^= 0x10;
+    disk.write_file(&oldest, bytes);
+    let queue = open(&disk).queue("q").unwrap();
+    (2000..4000).for_each(|n| assert!(insert(&queue, n).is_ok()));
+    assert_eq!(queue.stats().unwrap().ready, most);
 }

@@ -45,6 +45,14 @@ impl Engine {
         if let Some(dead_letter) = &options.dead_letter {
             self.check_no_cycle(name, dead_letter)?;
         }
+        let declared = self.declare_checked(name, options);
+        if declared.is_err() {
+            self.limit_as_declared(name);
+        }
+        declared
+    }
+
+    fn declare_checked(&self, name: &str, options: QueueOptions) -> Result<Arc<QueueShared>> {
         if let Some(queue) = self.find_queue(name)? {
             self.check_limits(&queue, &options)?;
         }
@@ -87,6 +95,15 @@ impl Engine {
                 && (!set || entry.options == options)
             {
                 break (entry.shared.clone(), entry.declared_at);
+            }
+            let there =
+                known.and_then(|id| state.queues.get(&id)).map(|entry| entry.shared.clone());
+            if let Some(queue) = there
+                && !self.lets_in_what_is_there(&mut state, &queue, &options)?
+            {
+                drop(state);
+                self.count_usage(&queue)?;
+                continue;
             }
             let id = known.unwrap_or(state.next_queue);
             let pause = known.and_then(|id| state.queues.get(&id)).map(|entry| entry.pause);

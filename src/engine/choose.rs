@@ -65,6 +65,16 @@ pub(super) enum Detour {
     },
 }
 
+impl Detour {
+    /// It stands behind so many messages, of which is known what it is about.
+    pub fn behind(mut self, messages: usize) -> Detour {
+        if let Detour::Look(look) = &mut self {
+            look.behind = messages;
+        }
+        self
+    }
+}
+
 /// Where messages may expire, a get of more may take fewer than there are.
 const LOOK_AT_MOST: usize = 1024;
 

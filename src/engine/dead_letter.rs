@@ -175,9 +175,7 @@ impl Engine {
                     if planted(Bug::MovedInTwoAppends) {
                         let _ = self.log.append(rest, Purpose::Insert, sync_by, None);
                     }
-                    for (id, bytes) in victims {
-                        state.forget(to.id, id, Some(bytes));
-                    }
+                    self.forget_victims(&mut state, to, &victims);
                     if let Some(to) = state.queues.get_mut(&to.id) {
                         to.note_usage(&run[..1]);
                     }

@@ -98,9 +98,7 @@ impl Engine {
                 }
             };
             let time_ms = self.window_ms(inserted);
-            for (id, bytes) in victims {
-                state.forget(queue.id, id, Some(bytes));
-            }
+            self.forget_victims(&mut state, queue, &victims);
             let entry = queue_mut(&mut state, queue)?;
             entry.note_usage(&run);
             for (&n, id) in new.iter().zip(appended.first_id..) {

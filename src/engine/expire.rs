@@ -15,7 +15,8 @@ use crate::dispatch::{Entry, Place};
 use crate::error::Result;
 use crate::log::{Lane, Purpose, Segment};
 
-/// What has been seen of more messages of one queue than these is forgotten, and seen again.
+/// What has been seen of more messages of one queue than these, and those that somebody is looking behind, is forgotten,
+/// and seen again.
 const KNOWN_MAX: usize = 4096;
 
 /// How many are deleted in one append.
@@ -30,8 +31,8 @@ pub(super) struct Known {
     priority: u8,
     /// In milliseconds since the epoch.
     expiry: Option<u64>,
-    /// What it takes, as limits count it.
-    pub bytes: u64,
+    /// What it takes, as limits count it; None if it does not verify.
+    pub bytes: Option<u64>,
 }
 
 /// A message that leaves its queue though nobody holds it.
@@ -40,7 +41,7 @@ pub(super) struct Unheld {
     pub id: u64,
     pub priority: u8,
     /// What it takes, as limits count it.
-    pub bytes: u64,
+    pub bytes: Option<u64>,
 }
 
 impl Known {
@@ -54,6 +55,8 @@ pub(super) struct Look {
     lane: Lane,
     segment: Arc<Segment>,
     slots: Vec<(u64, u32)>,
+    /// What has been seen of so many others must not be forgotten.
+    pub behind: usize,
 }
 
 impl Engine {
@@ -99,7 +102,12 @@ impl Engine {
                 }
                 _ => vec![(candidate.id, candidate.offset)],
             };
-            return Err(Detour::Look(Look { lane, segment: candidate.segment.clone(), slots }));
+            return Err(Detour::Look(Look {
+                lane,
+                segment: candidate.segment.clone(),
+                slots,
+                behind: 0,
+            }));
         };
         Ok(*known)
     }
@@ -109,14 +117,14 @@ impl Engine {
         let priority = look.lane.priority;
         let see = |&(id, offset): &(u64, u32)| {
             let content = self.read(&look.segment, offset, look.lane, id)?;
-            let bytes = content.as_ref().map_or(0, Content::bytes);
+            let bytes = content.as_ref().map(Content::bytes);
             let expiry = content.and_then(|content| content.head()?.expiry);
             Ok((id, Known { priority, expiry, bytes }))
         };
         let seen = look.slots.iter().map(see).collect::<Result<Vec<_>>>()?;
         let mut state = self.lock_state();
         let known = &mut queue_mut(&mut state, queue)?.known;
-        if known.len() + seen.len() > KNOWN_MAX {
+        if known.len() + seen.len() > KNOWN_MAX + look.behind {
             known.clear();
         }
         known.extend(seen);
@@ -161,7 +169,7 @@ impl Engine {
             match self.append_delete(queue.id, &ids) {
                 Ok(appended) => {
                     for message in free {
-                        state.forget(queue.id, message.id, Some(message.bytes));
+                        state.forget(queue.id, message.id, message.bytes);
                     }
                     self.after_settle(&mut state);
                     drop(state);

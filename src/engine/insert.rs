@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::checkpoint::IDS_RESERVED;
-use super::limits::Need;
+use super::limits::{Need, Victims};
 use super::scratch::with_scratch;
 use super::{Engine, QueueShared};
 use crate::clock::{Now, millis};
@@ -140,6 +140,9 @@ impl Engine {
             let draft = draft.expires(times.expiry);
             self.append_insert(queue, std::slice::from_ref(&draft))
         })?;
+        let Some(appended) = appended else {
+            return self.insert_batch(queue, &[message], until);
+        };
         queue.note_append(message.priority);
         self.finish_insert(queue, &appended, 1)?;
         Ok(appended.first_id)
@@ -154,10 +157,11 @@ impl Engine {
     ) -> Result<u64> {
         self.with_run(queue, messages, self.now(), |run, times| {
             let is_delayed = times.iter().any(|times| times.due.is_some());
-            let appended = if is_delayed || queue.is_limited() {
-                self.append_locked(queue, run, times, until)?
-            } else {
-                self.append_insert(queue, run)?
+            let locked = is_delayed || queue.is_limited();
+            let appended = if locked { None } else { self.append_insert(queue, run)? };
+            let appended = match appended {
+                Some(appended) => appended,
+                None => self.append_locked(queue, run, times, until)?,
             };
             messages.iter().for_each(|message| queue.note_append(message.priority));
             self.finish_insert(queue, &appended, messages.len())?;
@@ -245,11 +249,13 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) fn append_insert(&self, queue: &QueueShared, run: &[Draft<'_>]) -> Result<Appended> {
+    /// None if it has to be done under the dispatch lock: the queue has been limited.
+    fn append_insert(&self, queue: &QueueShared, run: &[Draft<'_>]) -> Result<Option<Appended>> {
         let sync_by = self.sync_by(queue.durability());
         loop {
-            match self.log.append(run, Purpose::Insert, sync_by, Some(&queue.removed)) {
-                Ok(appended) => return Ok(appended),
+            match self.log.append_if(run, Purpose::Insert, sync_by, |_| queue.admits()) {
+                Ok(appended) => return Ok(Some(appended)),
+                Err(Refused::Limited) => return Ok(None),
                 Err(refused) => self.make_room(refused, Purpose::Insert)?,
             }
         }
@@ -272,9 +278,7 @@ impl Engine {
             let Some((mut state, victims)) = room else { continue };
             let refused = match self.append_with_victims(queue, run, &victims, sync_by) {
                 Ok(appended) => {
-                    for (id, bytes) in victims {
-                        state.forget(queue.id, id, Some(bytes));
-                    }
+                    self.forget_victims(&mut state, queue, &victims);
                     let entry = super::take::queue_mut(&mut state, queue)?;
                     entry.note_usage(run);
                     for ((draft, times), id) in run.iter().zip(times).zip(appended.first_id..) {
@@ -295,7 +299,7 @@ impl Engine {
         &self,
         queue: &QueueShared,
         run: &[Draft<'_>],
-        victims: &[(u64, u64)],
+        victims: &Victims,
         sync_by: Option<Instant>,
     ) -> std::result::Result<Appended, Refused> {
         let append = |run: &[Draft<'_>]| {

@@ -95,8 +95,8 @@ impl Need {
     }
 }
 
-/// Messages that are deleted to make room, each with what it takes.
-pub(super) type Victims = SmallVec<[(u64, u64); 1]>;
+/// Messages that are deleted to make room, each with what it takes, if that is known.
+pub(super) type Victims = SmallVec<[(u64, Option<u64>); 1]>;
 
 /// There is room, once these messages are deleted.
 struct Room {
@@ -112,6 +112,12 @@ enum NoRoom {
     Detour(Detour),
     /// What is there has to be counted.
     Count,
+}
+
+impl From<Detour> for NoRoom {
+    fn from(detour: Detour) -> NoRoom {
+        NoRoom::Detour(detour)
+    }
 }
 
 impl Engine {
@@ -241,7 +247,7 @@ impl Engine {
                 Ok(Some(candidate)) => {
                     let bytes = match self.bytes_of(state, queue, &candidate) {
                         Ok(bytes) => bytes,
-                        Err(detour) => break Err(NoRoom::Detour(detour)),
+                        Err(detour) => break Err(detour.behind(chosen.len()).into()),
                     };
                     if candidate.turn.is_some() {
                         behind = candidate.turn;
@@ -250,11 +256,11 @@ impl Engine {
                     }
                     victims.push((candidate.id, bytes));
                     freed.messages += 1;
-                    freed.bytes += bytes;
+                    freed.bytes += bytes.unwrap_or(0);
                     chosen.push(candidate);
                 }
                 Ok(None) => break Err(NoRoom::Full),
-                Err(detour) => break Err(NoRoom::Detour(detour)),
+                Err(detour) => break Err(detour.into()),
             }
         };
         // Until they are deleted they are where they were.
@@ -281,17 +287,27 @@ impl Engine {
         }
     }
 
-    /// What a victim takes; 0 if that does not matter.
+    /// What a victim takes; None if that does not matter, or if it does not verify.
     fn bytes_of(
         &self,
         state: &State,
         queue: &QueueShared,
         candidate: &Candidate,
-    ) -> std::result::Result<u64, Detour> {
+    ) -> std::result::Result<Option<u64>, Detour> {
         let entry = state.queues.get(&queue.id);
         match entry.filter(|entry| entry.options.max_bytes.is_some()) {
             Some(entry) => self.known(entry, queue, candidate).map(|known| known.bytes),
-            None => Ok(0),
+            None => Ok(None),
+        }
+    }
+
+    /// The victims were deleted by an append.
+    pub(super) fn forget_victims(&self, state: &mut State, queue: &QueueShared, victims: &Victims) {
+        for &(id, bytes) in victims {
+            state.forget(queue.id, id, bytes);
+        }
+        if !victims.is_empty() {
+            self.after_settle(state);
         }
     }
 
@@ -393,22 +409,41 @@ impl Engine {
         queue: &Arc<QueueShared>,
         options: &QueueOptions,
     ) -> Result<()> {
-        if options.max_bytes.is_some() {
+        loop {
             let mut state = self.lock_open()?;
-            let entry = queue_mut(&mut state, queue)?;
-            if entry.options.max_bytes.is_none() {
-                // Nobody has kept it up to date.
-                entry.usage = Usage::default();
+            if self.lets_in_what_is_there(&mut state, queue, options)? {
+                return Ok(());
             }
             drop(state);
             self.count_usage(queue)?;
         }
-        let mut guard = self.lock_open()?;
-        let state = &mut *guard;
+    }
+
+    /// Makes sure that these options let in what is in the queue. False if that has to be counted first.
+    ///
+    /// Ensures: that stays so while the caller holds the lock. From here on inserts take it, and those that did not have
+    /// been appended.
+    ///
+    /// # Errors
+    /// `Conflict` if there is more.
+    pub(super) fn lets_in_what_is_there(
+        &self,
+        state: &mut State,
+        queue: &QueueShared,
+        options: &QueueOptions,
+    ) -> Result<bool> {
         let mut tail = self.log.tail();
         state.absorb(&mut tail);
         let entry = queue_mut(state, queue)?;
-        let bytes = entry.usage.total().unwrap_or(0);
+        if *options == entry.options || !options.is_limited() {
+            return Ok(true);
+        }
+        entry.set_limited(true);
+        let bytes = match options.max_bytes {
+            Some(_) => entry.usage.total(),
+            None => Some(0),
+        };
+        let Some(bytes) = bytes else { return Ok(false) };
         let there = Need { messages: entry.live(&tail), bytes };
         if !Need::default().beyond(there, options).is_none() {
             let Need { messages, bytes } = there;
@@ -419,7 +454,16 @@ impl Engine {
             what.push_str(", which is more than its limit would be; nothing was changed");
             return Err(Error::new(ErrorKind::Conflict, what));
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// A declaration has failed: inserts need no lock again if the queue has no limit.
+    pub(super) fn limit_as_declared(&self, name: &str) {
+        let mut state = self.lock_state();
+        let id = state.names.get(name).copied();
+        if let Some(entry) = id.and_then(|id| state.queues.get_mut(&id)) {
+            entry.set_limited(entry.options.is_limited());
+        }
     }
 }
 
@@ -451,8 +495,16 @@ fn size_at(segment: &Segment, data: &Mapping, offset: u32) -> u64 {
 impl QueueEntry {
     /// Messages of these sizes were appended.
     pub fn note_usage(&mut self, run: &[Draft<'_>]) {
-        if self.options.max_bytes.is_some() {
-            run.iter().for_each(|draft| self.usage.add(draft.frame_bytes(false)));
+        run.iter().for_each(|draft| self.usage.add(draft.frame_bytes(false)));
+    }
+
+    /// Whether inserts have to look for room. Under the dispatch lock, and to begin with it under the append lock: those
+    /// that do not hold the first look under the second.
+    pub fn set_limited(&mut self, limited: bool) {
+        if limited != self.shared.is_limited() {
+            // Without a limit nobody counts.
+            self.usage = Usage::default();
+            self.shared.set_limited(limited);
         }
     }
 }

@@ -227,6 +227,8 @@ impl Engine {
             Refused::Failed => Err(self.write_failed()),
             Refused::Closed => Err(Error::closed()),
             Refused::Removed => Err(removed()),
+            // The next try looks for room.
+            Refused::Limited => Ok(()),
             Refused::HeldBack => self.hold_back().inspect_err(|error| self.look_for_space(error)),
             Refused::Segment { frames_bytes } => self
                 .prepare_for(frames_bytes, purpose)

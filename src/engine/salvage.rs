@@ -18,7 +18,7 @@ use crate::format::frame::Envelope;
 use crate::format::header::{FRAMES_START, Header, HeaderFound, decode_start};
 use crate::format::record::insert::{InsertHead, Origin, Target, Targets, decode_insert};
 use crate::format::record::{DELETE, INSERT, Record};
-use crate::log::{Draft, Lane, frames, parse_segment_name, segment_name, survey};
+use crate::log::{Draft, Lane, Purpose, frames, parse_segment_name, segment_name, survey};
 use crate::options::MESSAGE_BYTES_MAX;
 use crate::report::Report;
 use crate::storage::{Mapping, ReadOnly, Storage};
@@ -301,9 +301,17 @@ impl Salvage<'_> {
         let info = copy.encode_head(&mut encoded);
         let lanes = [Lane { queue: queue.id, priority }];
         let draft = Draft::insert(info, &encoded, payload, &lanes);
-        let appended = self.to.append_insert(queue, std::slice::from_ref(&draft))?;
-        self.to.after_append(&appended);
-        Ok(())
+        let sync_by = self.to.sync_by(queue.durability());
+        loop {
+            // Whatever limit the queue has.
+            match self.to.log.append(&[draft], Purpose::Insert, sync_by, None) {
+                Ok(appended) => {
+                    self.to.after_append(&appended);
+                    return Ok(());
+                }
+                Err(refused) => self.to.make_room(refused, Purpose::Insert)?,
+            }
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::cursor::AckSet;
 use crate::dispatch::{DedupWindow, Entry, Limits, QueueState};
 use crate::format::position::Position;
 use crate::lock::Signal;
-use crate::log::{Lane, LaneIndex, Log, MemoryIndex, Sealed, Segment, Tail, earlier};
+use crate::log::{Lane, LaneIndex, Log, MemoryIndex, Refused, Sealed, Segment, Tail, earlier};
 use crate::options::{Durability, QueueOptions};
 use crate::report::{Damage, Paused};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -82,6 +82,24 @@ impl QueueShared {
     #[inline]
     pub fn is_limited(&self) -> bool {
         self.looked_for.load(Ordering::Acquire) & Self::LIMITED != 0
+    }
+
+    /// See [`QueueEntry::set_limited`].
+    pub(super) fn set_limited(&self, limited: bool) {
+        match limited {
+            true => self.looked_for.fetch_or(Self::LIMITED, Ordering::Release),
+            false => self.looked_for.fetch_and(!Self::LIMITED, Ordering::Release),
+        };
+    }
+
+    /// Whether an insert may come in that does not hold the dispatch lock. Under the append lock.
+    #[inline]
+    pub fn admits(&self) -> std::result::Result<(), Refused> {
+        match (self.removed.load(Ordering::Relaxed), self.is_limited()) {
+            (true, _) => Err(Refused::Removed),
+            (_, true) => Err(Refused::Limited),
+            _ => Ok(()),
+        }
     }
 
     /// Something was taken out of the queue, or it may have more: whoever waits for room looks again. Under the dispatch
@@ -208,14 +226,7 @@ impl QueueEntry {
         let ttl_ms = options.ttl.map_or(0, |ttl| millis(ttl).max(1));
         self.shared.ttl_ms.store(ttl_ms, Ordering::Relaxed);
         self.window.set_limits(window_limits(&options));
-        if options.max_bytes.is_none() || self.options.max_bytes.is_none() {
-            self.usage = Usage::default();
-        }
-        if options.max_messages.is_some() || options.max_bytes.is_some() {
-            self.shared.looked_for.fetch_or(QueueShared::LIMITED, Ordering::Release);
-        } else {
-            self.shared.looked_for.fetch_and(!QueueShared::LIMITED, Ordering::Release);
-        }
+        self.set_limited(options.is_limited());
         self.shared.wake_for_room();
         self.options = options;
     }
@@ -508,7 +519,8 @@ impl State {
     pub fn is_deleted(&self, id: u64) -> bool {
         let Some(at) = self.segment_of(id) else { return true };
         let s = &self.segments[at];
-        u32::try_from(id - s.segment.first_id).is_ok_and(|delta| s.acks.contains(delta))
+        let delta = u32::try_from(id - s.segment.first_id);
+        id >= s.id_end || delta.is_ok_and(|delta| s.acks.contains(delta))
     }
 
     /// Marks `id` deleted. Whether it was not before.

@@ -155,7 +155,7 @@ impl Engine {
             match expiry_at(&segment, data, offset, now) {
                 Some((expiry, bytes)) if expiry <= now.wall_ms => {
                     let (id, priority) = (segment.first_id + u64::from(delta), lane.priority);
-                    expired.push(Unheld { id, priority, bytes });
+                    expired.push(Unheld { id, priority, bytes: Some(bytes) });
                 }
                 other => sweep.next = earlier(sweep.next, other.map(|(expiry, _)| expiry)),
             }

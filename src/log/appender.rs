@@ -105,6 +105,8 @@ pub(crate) enum Refused {
     Closed,
     /// The queue that it is for was removed.
     Removed,
+    /// The queue that it is for has a limit, which is seen to under the dispatch lock.
+    Limited,
     /// It may use no space before all is there that is held back for the rest.
     HeldBack,
     /// It needs a prepared segment that can hold this many bytes of frames.

@@ -81,3 +81,28 @@ fn messages_are_counted_once() {
         store.close().unwrap();
     });
 }
+
+/// Inserts may have begun before the queue had a limit.
+#[test]
+fn a_limit_holds_from_its_declaration_on() {
+    explore(|| {
+        let store = open(&Disk::new(), settings(Durability::Process));
+        let queue = limited(&store, QueueOptions::new());
+        let inserting = ["a", "b", "c"].map(|name| {
+            let queue = queue.clone();
+            thread::spawn(move || drop(queue.try_insert(name)))
+        });
+        let options = at_most(1, AtLimit::Reject).max_bytes(100);
+        let declared = store.declare("q", options);
+        if let Ok(queue) = &declared {
+            assert!(queue.stats().unwrap().ready <= 1);
+        }
+        inserting.into_iter().for_each(|thread| thread.join().unwrap());
+        let ready = queue.stats().unwrap().ready;
+        match declared {
+            Ok(_) => assert!(ready <= 1 && (ready == 0 || is_full(queue.try_insert("d")))),
+            Err(error) => assert_eq!(error.kind(), &ErrorKind::Conflict),
+        }
+        store.close().unwrap();
+    });
+}
