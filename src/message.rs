@@ -57,17 +57,36 @@ const HEADERS_BYTES_MAX: usize = 64 << 10;
 pub struct Message<'a> {
     payload: Cow<'a, [u8]>,
     priority: u8,
+    /// Most messages have nothing of it, and are to cost nothing for it.
+    more: Option<Box<More<'a>>>,
+}
+
+/// What few messages ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct More<'a> {
     due: Option<Due>,
     ttl: Option<Duration>,
     dedup_key: Option<Cow<'a, [u8]>>,
-    /// None is none: most messages have no headers, and are to cost nothing for it.
-    headers: Option<Box<HeaderList<'a>>>,
+    headers: Vec<(Cow<'a, str>, HeaderValue<'a>)>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct HeaderList<'a>(Vec<(Cow<'a, str>, HeaderValue<'a>)>);
+impl More<'_> {
+    fn borrow(&self) -> More<'_> {
+        let headers = self.headers.iter();
+        More {
+            due: self.due,
+            ttl: self.ttl,
+            dedup_key: self.dedup_key.as_deref().map(Cow::Borrowed),
+            headers: headers.map(|(key, value)| ((&**key).into(), value.borrow())).collect(),
+        }
+    }
+}
 
 impl<'a> Message<'a> {
+    fn more(&mut self) -> &mut More<'a> {
+        self.more.get_or_insert_default()
+    }
+
     /// A message with this payload.
     pub fn new(payload: impl Into<Message<'a>>) -> Message<'a> {
         payload.into()
@@ -93,13 +112,13 @@ impl<'a> Message<'a> {
     /// backward, it takes as much longer. Nothing is lost by either. Each delayed message takes some hundred bytes of
     /// memory.
     pub fn delay(mut self, delay: Duration) -> Message<'a> {
-        self.due = Some(Due::In(delay));
+        self.more().due = Some(Due::In(delay));
         self
     }
 
     /// As [`delay`](Message::delay), until this time. A time that has come is no delay.
     pub fn not_before(mut self, time: SystemTime) -> Message<'a> {
-        self.due = Some(Due::At(time));
+        self.more().due = Some(Due::At(time));
         self
     }
 
@@ -111,7 +130,7 @@ impl<'a> Message<'a> {
     /// consumer that holds it by then may finish its work. Until the background has found it, it is counted among those
     /// that wait.
     pub fn ttl(mut self, ttl: Duration) -> Message<'a> {
-        self.ttl = Some(ttl);
+        self.more().ttl = Some(ttl);
         self
     }
 
@@ -152,7 +171,7 @@ impl<'a> Message<'a> {
     /// A message that is moved to a dead letter queue, that is made from a [`Delivery`](crate::Delivery), or that was
     /// salvaged, has no key.
     pub fn dedup_key(mut self, key: impl Into<Cow<'a, [u8]>>) -> Message<'a> {
-        self.dedup_key = Some(key.into());
+        self.more().dedup_key = Some(key.into());
         self
     }
 
@@ -164,10 +183,10 @@ impl<'a> Message<'a> {
         value: impl Into<HeaderValue<'a>>,
     ) -> Message<'a> {
         let (key, value) = (key.into(), value.into());
-        let headers = self.headers.get_or_insert_default();
-        match headers.0.iter_mut().find(|(there, _)| *there == key) {
+        let headers = &mut self.more().headers;
+        match headers.iter_mut().find(|(there, _)| *there == key) {
             Some(header) => header.1 = value,
-            None => headers.0.push((key, value)),
+            None => headers.push((key, value)),
         }
         self
     }
@@ -190,19 +209,15 @@ impl<'a> Message<'a> {
     /// Whether there is nothing but a payload.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
-        self.priority == 0
-            && self.due.is_none()
-            && self.ttl.is_none()
-            && self.dedup_key.is_none()
-            && self.headers.is_none()
+        self.priority == 0 && self.more.is_none()
     }
 
     pub(crate) fn due(&self) -> Option<Due> {
-        self.due
+        self.more.as_ref()?.due
     }
 
     pub(crate) fn time_to_live(&self) -> Option<Duration> {
-        self.ttl
+        self.more.as_ref()?.ttl
     }
 
     /// The priority, once it is known to be one.
@@ -216,7 +231,7 @@ impl<'a> Message<'a> {
 
     /// The deduplication key, once it is known to be one.
     pub(crate) fn checked_dedup_key(&self) -> Result<Option<&[u8]>> {
-        let key = self.dedup_key.as_deref();
+        let key = self.more.as_ref().and_then(|more| more.dedup_key.as_deref());
         if key.is_some_and(|key| !is_dedup_key(key)) {
             let what = format!("a deduplication key has 1 to {DEDUP_KEY_BYTES_MAX} bytes");
             return Err(Error::invalid(what));
@@ -226,8 +241,10 @@ impl<'a> Message<'a> {
 
     /// The headers as they are stored; empty for none.
     pub(crate) fn encode_headers(&self) -> Result<Vec<u8>> {
-        let Some(headers) = &self.headers else { return Ok(Vec::new()) };
-        let headers = &headers.0;
+        let headers = self.more.as_ref().map_or(&[][..], |more| &more.headers);
+        if headers.is_empty() {
+            return Ok(Vec::new());
+        }
         let keys = headers.iter().map(|(key, _)| key);
         if let Some(key) = keys.into_iter().find(|key| !(1..=KEY_BYTES_MAX).contains(&key.len())) {
             let what = format!("a header's key has 1 to {KEY_BYTES_MAX} bytes: {key:?}");
@@ -288,24 +305,14 @@ impl From<String> for Message<'_> {
 
 impl<'a> From<Cow<'a, [u8]>> for Message<'a> {
     fn from(payload: Cow<'a, [u8]>) -> Self {
-        let (due, ttl, dedup_key) = (None, None, None);
-        Message { payload, priority: 0, due, ttl, dedup_key, headers: None }
+        Message { payload, priority: 0, more: None }
     }
 }
 
 impl<'a> From<&'a Message<'_>> for Message<'a> {
     fn from(message: &'a Message<'_>) -> Self {
-        let borrowed = |headers: &'a HeaderList<'_>| {
-            let each = headers.0.iter().map(|(key, value)| ((&**key).into(), value.borrow()));
-            Box::new(HeaderList(each.collect()))
-        };
-        Message {
-            payload: Cow::Borrowed(&message.payload),
-            priority: message.priority,
-            due: message.due,
-            ttl: message.ttl,
-            dedup_key: message.dedup_key.as_deref().map(Cow::Borrowed),
-            headers: message.headers.as_deref().map(borrowed),
-        }
+        let payload = Cow::Borrowed(&*message.payload);
+        let more = message.more.as_ref().map(|more| Box::new(more.borrow()));
+        Message { payload, priority: message.priority, more }
     }
 }

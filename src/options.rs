@@ -63,6 +63,9 @@ pub enum AtLimit {
     DropOldest,
 }
 
+/// So that what moves to a dead letter queue never expires beyond what the log has room for.
+const TTL_MAX: Duration = Duration::from_secs(1000 * 365 * 86_400);
+
 /// How a queue treats its messages.
 ///
 /// The defaults let no message leave by itself: unlimited attempts, exponential backoff from 100 ms to 1 minute,
@@ -166,7 +169,7 @@ impl QueueOptions {
     }
 
     /// How long messages are worth delivering that are inserted from now on: see [`Message::ttl`](crate::Message::ttl).
-    /// From 1 ms. Default: for ever.
+    /// From 1 ms to 1000 years. Default: for ever.
     pub fn ttl(mut self, ttl: Duration) -> QueueOptions {
         self.ttl = Some(ttl);
         self
@@ -238,8 +241,8 @@ impl QueueOptions {
         if self.max_attempts == Some(0) {
             return Err(Error::invalid("max_attempts must be at least 1"));
         }
-        if self.ttl.is_some_and(|ttl| ttl < Duration::from_millis(1)) {
-            return Err(Error::invalid("a time to live must be at least 1 ms"));
+        if self.ttl.is_some_and(|ttl| !(Duration::from_millis(1)..=TTL_MAX).contains(&ttl)) {
+            return Err(Error::invalid("a queue's time to live is from 1 ms to 1000 years"));
         }
         if let Some(name) = &self.dead_letter {
             check_queue_name(name)?;

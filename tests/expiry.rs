@@ -293,8 +293,10 @@ fn a_time_to_live_that_makes_no_sense_is_refused() {
         assert_eq!(error.kind(), &ErrorKind::InvalidArgument);
         assert!(error.to_string().contains(what), "{error}");
     }
-    let error = f.store.declare("q", QueueOptions::new().ttl(Duration::ZERO)).unwrap_err();
-    assert_eq!(error.kind(), &ErrorKind::InvalidArgument);
+    for ttl in [Duration::ZERO, Duration::MAX] {
+        let error = f.store.declare("q", QueueOptions::new().ttl(ttl)).unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::InvalidArgument);
+    }
     assert_eq!(f.store.stats().messages, 0);
 }
 

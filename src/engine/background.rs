@@ -195,7 +195,8 @@ mod models {
     }
 }
 
-#[cfg(all(test, not(any(loom, shuttle))))]
+#[cfg(not(any(loom, shuttle)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::clock::{Clock, TimeSource};
