@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::choose::{Candidate, Detour};
-use super::state::{QueueEntry, State};
+use super::state::{Located, QueueEntry, State};
 use super::take::queue_mut;
 use super::{Content, Engine, QueueShared};
 use crate::clock::Now;
@@ -160,8 +160,8 @@ impl Engine {
         loop {
             self.check_alive()?;
             let mut state = self.lock_state();
-            let free = messages.iter().filter(|message| is_free(&state, queue, message.id));
-            let free: Vec<&Unheld> = free.collect();
+            let mut free: Vec<&Unheld> = messages.iter().collect();
+            free.retain(|message| self.is_free(&mut state, queue, message.id, message.priority));
             let ids: Vec<u64> = free.iter().map(|message| message.id).collect();
             if ids.is_empty() {
                 return Ok(());
@@ -207,7 +207,7 @@ impl Engine {
         priority: u8,
     ) -> Result<bool> {
         let mut state = self.lock_state();
-        let is_free = is_free(&state, queue, id);
+        let is_free = self.is_free(&mut state, queue, id, priority);
         if is_free {
             let touched = &mut queue_mut(&mut state, queue)?.touched;
             let attempts = touched.get(id).map_or(0, |entry| entry.attempts);
@@ -215,11 +215,26 @@ impl Engine {
         }
         Ok(is_free)
     }
-}
 
-/// Whether a message is there, and neither held nor buried.
-fn is_free(state: &State, queue: &QueueShared, id: u64) -> bool {
-    let place = state.queues.get(&queue.id).and_then(|queue| queue.touched.get(id));
-    let place = place.map(|entry| entry.place);
-    !matches!(place, Some(Place::InFlight | Place::Buried)) && !state.is_deleted(id)
+    /// Whether a message is there, and neither held nor buried. What was seen of it may be old: its segment may have been
+    /// rewritten without it since, so it is looked up. A delete that is recorded twice would be counted twice.
+    fn is_free(&self, state: &mut State, queue: &QueueShared, id: u64, priority: u8) -> bool {
+        let Some(entry) = state.queues.get_mut(&queue.id) else { return false };
+        let place = entry.touched.get(id).map(|entry| entry.place);
+        if matches!(place, Some(Place::InFlight | Place::Buried)) {
+            return false;
+        }
+        let is_there = !state.is_deleted(id)
+            && loop {
+                match state.locate(Lane { queue: queue.id, priority }, id, &self.log) {
+                    Located::At { .. } => break true,
+                    Located::Rolled => state.absorb(&mut self.log.tail()),
+                    Located::NeedsIndex(_) | Located::Gone => break false,
+                }
+            };
+        if !is_there && let Some(entry) = state.queues.get_mut(&queue.id) {
+            entry.forget_known(id);
+        }
+        is_there
+    }
 }

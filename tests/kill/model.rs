@@ -352,7 +352,9 @@ impl Model {
     /// An insert that did not return has taken effect as a whole, or not at all.
     fn check_whole_batches(&self, present: &HashSet<u64>) -> Checked {
         for &(first, count) in &self.uncertain.inserts {
-            let there = |key: &u64| present.contains(key) || self.gone.contains(key);
+            // Or its delete was under way, too.
+            let seen = |key: &u64| self.live.get(key).is_some_and(|message| message.sure);
+            let there = |key: &u64| present.contains(key) || self.gone.contains(key) || seen(key);
             let lasts = |key: &u64| ttl(self.live[key].queue, *key).is_none();
             let batch = (first..first + count).filter(|key| self.live.contains_key(key));
             let batch: Vec<u64> = batch.filter(lasts).collect();
