@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use millpond::testing::{Clock, Disk, Fault, FaultKind, backup, salvage, step, verify};
-use millpond::{Durability, ErrorKind, Queue, QueueOptions, Store};
+use millpond::{Durability, ErrorKind, Message, Queue, QueueOptions, Store};
 
 use small_store::{SEGMENT_BYTES, options, settle};
 
@@ -282,6 +282,40 @@ fn all_messages_that_can_be_read_are_salvaged() {
     }
     let (report, found) = rescued(&lost);
     assert!(report.full_walk && found.is_superset(&left));
+}
+
+#[test]
+fn salvaged_messages_keep_what_they_asked_for() {
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = options().open_simulated(&disk, &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    let second = Duration::from_secs(1);
+    queue.insert(Message::new("plain")).unwrap();
+    queue.insert(Message::new("urgent").priority(9).header("k", 1)).unwrap();
+    queue.insert(Message::new("late").delay(10 * second)).unwrap();
+    queue.insert(Message::new("mortal").ttl(5 * second)).unwrap();
+    store.close().unwrap();
+    // At once, and after a restart of the store that they were brought to.
+    for reopened in [false, true] {
+        let (to, clock) = (Disk::new(), Clock::new());
+        let mut fresh = options().open_simulated(&to, &clock).unwrap();
+        assert_eq!(salvage(&disk, &fresh).unwrap().messages, 4);
+        if reopened {
+            fresh.close().unwrap();
+            fresh = options().open_simulated(&to, &clock).unwrap();
+        }
+        let queue = fresh.queue("q").unwrap();
+        let urgent = queue.try_get().unwrap().expect("it is looked for");
+        assert_eq!((urgent.payload(), urgent.priority()), (&b"urgent"[..], 9));
+        assert_eq!(urgent.headers().len(), 1);
+        let plain = queue.get().unwrap();
+        assert_eq!(plain.payload(), b"plain");
+        clock.advance(5 * second);
+        assert!(queue.try_get().unwrap().is_none(), "one has expired, one is not due");
+        clock.advance(5 * second);
+        assert_eq!(queue.get().unwrap().payload(), b"late");
+        assert!(queue.try_get().unwrap().is_none());
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 
+use super::take::queue_mut;
 use super::verify::{Examined, examine};
 use super::walk::parse_aside;
 use super::{Engine, QueueShared};
@@ -280,7 +281,7 @@ impl Salvage<'_> {
         Ok(queue)
     }
 
-    /// Inserts a message as it was, but for its id, which it keeps as its origin.
+    /// Inserts a message as it was, but for its id, which it keeps as its origin, and its deduplication key.
     fn insert(
         &self,
         queue: &Arc<QueueShared>,
@@ -294,22 +295,35 @@ impl Salvage<'_> {
             targets: Targets::One(Target { queue: queue.id, priority }),
             origin: Some(head.origin.unwrap_or(from)),
             not_before: head.not_before,
+            expiry: head.expiry,
             headers: head.headers,
             ..InsertHead::plain(head.time_ms, queue.id, priority)
         };
         let mut encoded = Vec::new();
         let info = copy.encode_head(&mut encoded);
         let lanes = [Lane { queue: queue.id, priority }];
-        let draft = Draft::insert(info, &encoded, payload, &lanes);
+        let draft = Draft::insert(info, &encoded, payload, &lanes).expires(head.expiry);
         let sync_by = self.to.sync_by(queue.durability());
+        self.to.look_for(queue, priority, head.expiry.is_some())?;
         loop {
+            let mut state = self.to.lock_open()?;
             // Whatever limit the queue has.
             match self.to.log.append(&[draft], Purpose::Insert, sync_by, None) {
                 Ok(appended) => {
+                    queue_mut(&mut state, queue)?.delay(
+                        appended.first_id,
+                        priority,
+                        head.not_before,
+                    );
+                    drop(state);
+                    queue.note_append(priority);
                     self.to.after_append(&appended);
                     return Ok(());
                 }
-                Err(refused) => self.to.make_room(refused, Purpose::Insert)?,
+                Err(refused) => {
+                    drop(state);
+                    self.to.make_room(refused, Purpose::Insert)?;
+                }
             }
         }
     }
