@@ -228,6 +228,19 @@ fn a_buried_message_does_not_expire() {
 }
 
 #[test]
+fn what_was_buried_when_it_expired_is_swept_once_it_is_kicked() {
+    let f = Fixture::new();
+    let queue = f.queue();
+    queue.insert(mortal(0, SECOND)).unwrap();
+    queue.get().unwrap().bury("look at it").unwrap();
+    f.clock.advance(SECOND);
+    settle(&f.store);
+    assert_eq!(queue.kick(1).unwrap(), 1);
+    settle(&f.store);
+    assert_eq!(f.store.stats().messages, 0);
+}
+
+#[test]
 fn a_message_expires_by_the_wall_clock() {
     let f = Fixture::new();
     f.clock.set_wall_ms(1_700_000_000_000);

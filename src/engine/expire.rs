@@ -161,7 +161,7 @@ impl Engine {
             self.check_alive()?;
             let mut state = self.lock_state();
             let mut free: Vec<&Unheld> = messages.iter().collect();
-            free.retain(|message| self.is_free(&mut state, queue, message.id, message.priority));
+            free.retain(|message| self.is_free(&mut state, queue, message.id));
             let ids: Vec<u64> = free.iter().map(|message| message.id).collect();
             if ids.is_empty() {
                 return Ok(());
@@ -207,7 +207,7 @@ impl Engine {
         priority: u8,
     ) -> Result<bool> {
         let mut state = self.lock_state();
-        let is_free = self.is_free(&mut state, queue, id, priority);
+        let is_free = self.is_free(&mut state, queue, id);
         if is_free {
             let touched = &mut queue_mut(&mut state, queue)?.touched;
             let attempts = touched.get(id).map_or(0, |entry| entry.attempts);
@@ -218,23 +218,83 @@ impl Engine {
 
     /// Whether a message is there, and neither held nor buried. What was seen of it may be old: its segment may have been
     /// rewritten without it since, so it is looked up. A delete that is recorded twice would be counted twice.
-    fn is_free(&self, state: &mut State, queue: &QueueShared, id: u64, priority: u8) -> bool {
-        let Some(entry) = state.queues.get_mut(&queue.id) else { return false };
-        let place = entry.touched.get(id).map(|entry| entry.place);
-        if matches!(place, Some(Place::InFlight | Place::Buried)) {
+    fn is_free(&self, state: &mut State, queue: &QueueShared, id: u64) -> bool {
+        let touched = state.queues.get(&queue.id).and_then(|entry| entry.touched.get(id));
+        if touched.is_some_and(|entry| matches!(entry.place, Place::InFlight | Place::Buried)) {
             return false;
         }
-        let is_there = !state.is_deleted(id)
-            && loop {
-                match state.locate(Lane { queue: queue.id, priority }, id, &self.log) {
-                    Located::At { .. } => break true,
-                    Located::Rolled => state.absorb(&mut self.log.tail()),
-                    Located::NeedsIndex(_) | Located::Gone => break false,
-                }
-            };
+        let is_there = loop {
+            match state.look_up(queue.id, id, &self.log) {
+                Located::At { .. } => break true,
+                Located::Rolled => state.absorb(&mut self.log.tail()),
+                Located::NeedsIndex(_) | Located::Gone => break false,
+            }
+        };
         if !is_there && let Some(entry) = state.queues.get_mut(&queue.id) {
             entry.forget_known(id);
         }
         is_there
+    }
+}
+
+#[cfg(not(any(loom, shuttle)))]
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, TimeSource};
+    use crate::message::Message;
+    use crate::options::{Durability, Settings};
+    use crate::random::Entropy;
+    use crate::storage::sim::Disk;
+    use crate::store::Store;
+    use std::time::Duration;
+
+    fn open(disk: &Disk, clock: &Clock) -> Store {
+        let settings = Settings {
+            durability: Durability::Process,
+            delete_durability: Durability::Process,
+            segment_bytes: 64 << 10,
+            background: false,
+            ..Settings::default()
+        };
+        let time = TimeSource::Manual(clock.clone());
+        let entropy = Entropy::Sequence(Arc::default());
+        Store::start(Arc::new(disk.clone()), settings, time, entropy).unwrap()
+    }
+
+    /// Whoever looks does it without the lock: what it sees may be deleted by then, and rewritten away.
+    #[test]
+    fn what_was_seen_and_is_gone_is_not_deleted_again() {
+        let (disk, clock) = (Disk::new(), Clock::new());
+        let store = open(&disk, &clock);
+        let queue = store.queue("q").unwrap();
+        let ids: Vec<u64> = (0..2000)
+            .map(|_| queue.insert(Message::new(vec![0; 200]).ttl(Duration::from_secs(1))).unwrap())
+            .map(|id| id.as_u64())
+            .collect();
+        let engine = store.engine();
+        let shared = engine.find_queue("q").unwrap().unwrap();
+        let look = {
+            let mut state = engine.lock_state();
+            match engine.choose(&mut state, &shared, 1, None, engine.now()) {
+                Err(Detour::Look(look)) => look,
+                _ => panic!("nothing has been seen yet"),
+            }
+        };
+        // It reads from the old segment, as somebody does who has begun before.
+        engine.look_ahead(&shared, &look).unwrap();
+        for id in &ids[..1900] {
+            assert!(queue.delete_by_id((*id).into()).unwrap());
+        }
+        while engine.maintain().unwrap() {}
+        let old = engine.lock_state().lies_in(ids[0], &look.segment);
+        assert!(!old, "its segment was rewritten or dropped");
+        engine.look_ahead(&shared, &look).unwrap();
+        clock.advance(Duration::from_secs(1));
+        assert!(queue.try_get().unwrap().is_none());
+        let messages = store.stats().messages;
+        let killed = disk.kill();
+        drop((queue, store));
+        assert_eq!(open(&killed, &clock).stats().messages, messages);
     }
 }

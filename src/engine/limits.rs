@@ -320,10 +320,10 @@ impl Engine {
         behind: Option<Turn>,
     ) -> std::result::Result<Option<Candidate>, Detour> {
         let everything = Position::from_u64(u64::MAX);
-        let priorities = state.queues.get(&queue.id).map_or(Vec::new(), |entry| {
-            entry.lanes.iter().rev().map(|lane| lane.priority()).collect()
-        });
-        for priority in priorities {
+        let lanes = state.queues.get(&queue.id).map_or(0, |entry| entry.lanes.len());
+        for at in (0..lanes).rev() {
+            let Some(entry) = state.queues.get(&queue.id) else { return Ok(None) };
+            let priority = entry.lanes[at].priority();
             // Of lower priorities all that were given back are chosen.
             if behind.is_none_or(|turn| turn.priority() <= priority) {
                 let behind = behind.filter(|turn| turn.priority() == priority);
@@ -334,9 +334,7 @@ impl Engine {
             }
             loop {
                 let Some(entry) = state.queues.get_mut(&queue.id) else { return Ok(None) };
-                let lane = entry.lanes.iter_mut().find(|lane| lane.priority() == priority);
-                let Some(lane) = lane else { break };
-                match lane.head(&state.segments, &entry.touched, &self.log, everything) {
+                match entry.lanes[at].head(&state.segments, &entry.touched, &self.log, everything) {
                     Head::Message { id, offset, segment } => {
                         return Ok(Some(Candidate::untouched(id, priority, segment, offset)));
                     }

@@ -128,7 +128,7 @@ impl Engine {
 
 impl State {
     /// Where message `id` lies, if it is one of this queue and not deleted. Nothing is believed of the id.
-    fn look_up(&self, queue: u32, id: u64, log: &Log) -> Located {
+    pub(super) fn look_up(&self, queue: u32, id: u64, log: &Log) -> Located {
         let Some(entry) = self.queues.get(&queue).filter(|_| !self.is_deleted(id)) else {
             return Located::Gone;
         };

@@ -310,11 +310,9 @@ impl Salvage<'_> {
             // Whatever limit the queue has.
             match self.to.log.append(&[draft], Purpose::Insert, sync_by, None) {
                 Ok(appended) => {
-                    queue_mut(&mut state, queue)?.delay(
-                        appended.first_id,
-                        priority,
-                        head.not_before,
-                    );
+                    let entry = queue_mut(&mut state, queue)?;
+                    entry.note_usage(&[draft]);
+                    entry.delay(appended.first_id, priority, head.not_before);
                     drop(state);
                     queue.note_append(priority);
                     self.to.after_append(&appended);
