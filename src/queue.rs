@@ -100,7 +100,7 @@ impl Queue {
         let engine = self.store.engine();
         if message.is_plain() {
             let plain = Outgoing::plain(message.payload());
-            return engine.insert(&self.shared, plain, until).map(MessageId);
+            return engine.insert(&self.shared, &plain, until).map(MessageId);
         }
         let headers = message.encode_headers()?;
         let outgoing = outgoing(&message, &headers)?;
@@ -108,7 +108,7 @@ impl Queue {
             let ids = engine.insert_keyed(&self.shared, &[outgoing], until)?;
             return Ok(MessageId(ids[0]));
         }
-        engine.insert(&self.shared, outgoing, until).map(MessageId)
+        engine.insert(&self.shared, &outgoing, until).map(MessageId)
     }
 
     /// Inserts all of `messages`, or none of them, in this order and with nothing between them. Their ids are in a row, but

@@ -52,7 +52,7 @@ pub(super) enum Detour {
     Index(Arc<Segment>),
     Room(Refused),
     /// It is not known whether these messages have expired.
-    Look(Look),
+    Look(Box<Look>),
     /// These messages have.
     Expired(Vec<Unheld>),
     /// This message's attempts are used up.
@@ -79,7 +79,7 @@ impl Detour {
 const LOOK_AT_MOST: usize = 1024;
 
 impl Engine {
-    /// The next messages, up to `max`; a detour only if it stands before the first of them.
+    /// Adds the next messages to `chosen`, up to `max`; a detour only if it stands before the first of them.
     pub(super) fn choose(
         &self,
         state: &mut State,
@@ -87,9 +87,9 @@ impl Engine {
         max: usize,
         max_attempts: Option<u32>,
         now: Now,
-    ) -> std::result::Result<Few<Candidate>, Detour> {
+        chosen: &mut Few<Candidate>,
+    ) -> std::result::Result<(), Detour> {
         let visible = self.visible(queue);
-        let mut chosen: Few<Candidate> = Few::new();
         // The last one chosen that was given back before.
         let mut behind = None;
         let mut detour = None;
@@ -120,11 +120,12 @@ impl Engine {
             Some(detour @ (Detour::Look(_) | Detour::Expired(_)))
                 if chosen.len() < LOOK_AT_MOST =>
             {
-                unread(state, queue, &chosen);
+                unread(state, queue, chosen);
+                chosen.clear();
                 Err(detour)
             }
             Some(detour) if chosen.is_empty() => Err(detour),
-            _ => Ok(chosen),
+            _ => Ok(()),
         }
     }
 

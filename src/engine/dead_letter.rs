@@ -159,7 +159,7 @@ impl Engine {
         encode_delete(from.id, std::iter::once((id, 1)), &mut delete);
         let lanes = [Lane { queue: to.id, priority }];
         let run = [
-            Draft::insert(info, &head, content.payload(), &lanes).expires(expiry),
+            Draft { expiry, ..Draft::insert(info, &head, content.payload(), &lanes) },
             Draft::record(DELETE, &delete),
         ];
         let appended = loop {

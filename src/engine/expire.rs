@@ -61,6 +61,7 @@ pub(super) struct Look {
 
 impl Engine {
     /// A detour if the candidate has expired, or if that is not known.
+    #[inline]
     pub(super) fn check_expiry(
         &self,
         state: &State,
@@ -68,9 +69,19 @@ impl Engine {
         candidate: &Candidate,
         now: Now,
     ) -> std::result::Result<(), Detour> {
-        if !queue.has_expiring() {
-            return Ok(());
+        match queue.has_expiring() {
+            true => self.check_known(state, queue, candidate, now),
+            false => Ok(()),
         }
+    }
+
+    fn check_known(
+        &self,
+        state: &State,
+        queue: &QueueShared,
+        candidate: &Candidate,
+        now: Now,
+    ) -> std::result::Result<(), Detour> {
         let Some(entry) = state.queues.get(&queue.id) else { return Ok(()) };
         if !self.known(entry, queue, candidate)?.has_expired(now) {
             return Ok(());
@@ -102,12 +113,8 @@ impl Engine {
                 }
                 _ => vec![(candidate.id, candidate.offset)],
             };
-            return Err(Detour::Look(Look {
-                lane,
-                segment: candidate.segment.clone(),
-                slots,
-                behind: 0,
-            }));
+            let segment = candidate.segment.clone();
+            return Err(Detour::Look(Box::new(Look { lane, segment, slots, behind: 0 })));
         };
         Ok(*known)
     }
@@ -242,6 +249,7 @@ impl Engine {
 mod tests {
     use super::*;
     use crate::clock::{Clock, TimeSource};
+    use crate::engine::take::Few;
     use crate::message::Message;
     use crate::options::{Durability, Settings};
     use crate::random::Entropy;
@@ -279,7 +287,7 @@ mod tests {
         let shared = engine.find_queue("q").unwrap().unwrap();
         let look = {
             let mut state = engine.lock_state();
-            match engine.choose(&mut state, &shared, 1, None, engine.now()) {
+            match engine.choose(&mut state, &shared, 1, None, engine.now(), &mut Few::new()) {
                 Err(Detour::Look(look)) => look,
                 _ => panic!("nothing has been seen yet"),
             }

@@ -120,11 +120,11 @@ impl Engine {
     pub fn insert(
         &self,
         queue: &Arc<QueueShared>,
-        message: Outgoing<'_>,
+        message: &Outgoing<'_>,
         until: Option<Instant>,
     ) -> Result<u64> {
         if message.due.is_some() || queue.is_limited() {
-            return self.insert_batch(queue, &[message], until);
+            return self.insert_batch(queue, std::slice::from_ref(message), until);
         }
         self.check_size(message.bytes())?;
         let times = match message.lifetime(queue) {
@@ -134,18 +134,20 @@ impl Engine {
         self.look_for(queue, message.priority, times.expiry.is_some())?;
         let lanes = [Lane { queue: queue.id, priority: message.priority }];
         let head = message.head(self.time.stamp_ms(), queue.id, times);
-        let appended = with_scratch(|buffer| {
+        let inserted = with_scratch(|buffer| {
             let info = head.encode_head(buffer);
-            let draft = Draft::insert(info, buffer, message.payload, &lanes);
-            let draft = draft.expires(times.expiry);
-            self.append_insert(queue, std::slice::from_ref(&draft))
+            let mut draft = Draft::insert(info, buffer, message.payload, &lanes);
+            draft.expiry = times.expiry;
+            let appended = self.append_insert(queue, std::slice::from_ref(&draft))?;
+            let Some(appended) = appended else { return Ok(None) };
+            queue.note_append(message.priority);
+            self.finish_insert(queue, &appended, 1)?;
+            Ok(Some(appended.first_id))
         })?;
-        let Some(appended) = appended else {
-            return self.insert_batch(queue, &[message], until);
-        };
-        queue.note_append(message.priority);
-        self.finish_insert(queue, &appended, 1)?;
-        Ok(appended.first_id)
+        match inserted {
+            Some(id) => Ok(id),
+            None => self.insert_batch(queue, std::slice::from_ref(message), until),
+        }
     }
 
     /// Inserts all of `messages`, or none; their ids are in a row from the one returned.
@@ -193,8 +195,8 @@ impl Engine {
         let run: Vec<Draft<'_>> = (messages.iter().zip(&lanes).enumerate())
             .map(|(n, (message, lane))| {
                 let (info, head) = heads.get(n);
-                Draft::insert(info, head, message.payload, std::slice::from_ref(lane))
-                    .expires(times[n].expiry)
+                let draft = Draft::insert(info, head, message.payload, std::slice::from_ref(lane));
+                Draft { expiry: times[n].expiry, ..draft }
             })
             .collect();
         append(&run, &times)

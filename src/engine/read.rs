@@ -65,6 +65,7 @@ impl Content {
 impl Engine {
     /// Reads message `id` of `lane` from its frame; None if that is damaged or not its frame. An error says that its
     /// bytes could not be reached, and nothing about them.
+    #[inline]
     pub(super) fn read(
         &self,
         segment: &Arc<Segment>,
@@ -77,6 +78,7 @@ impl Engine {
     }
 
     /// A segment's bytes; None if its file is missing. An error says that they could not be reached.
+    #[inline]
     pub(super) fn data_of<'a>(&self, segment: &'a Segment) -> Result<Option<&'a Mapping>> {
         match segment.data(&*self.storage) {
             Ok(data) => Ok(Some(data)),
@@ -85,6 +87,7 @@ impl Engine {
         }
     }
 
+    #[cold]
     fn unreadable(&self, segment: &Segment, error: io::Error) -> Error {
         Error::io("cannot read a segment", error).file(self.storage.path(&segment.name()))
     }

@@ -302,7 +302,8 @@ impl Salvage<'_> {
         let mut encoded = Vec::new();
         let info = copy.encode_head(&mut encoded);
         let lanes = [Lane { queue: queue.id, priority }];
-        let draft = Draft::insert(info, &encoded, payload, &lanes).expires(head.expiry);
+        let draft = Draft::insert(info, &encoded, payload, &lanes);
+        let draft = Draft { expiry: head.expiry, ..draft };
         let sync_by = self.to.sync_by(queue.durability());
         self.to.look_for(queue, priority, head.expiry.is_some())?;
         loop {

@@ -160,15 +160,16 @@ impl Engine {
                 guard = self.lock_state();
                 continue;
             }
-            match self.claim(&mut guard, queue, max.max(1), now) {
-                Ok((claims, _)) if claims.is_empty() => {
+            let mut claims = Few::new();
+            match self.claim(&mut guard, queue, max.max(1), now, &mut claims) {
+                Ok(_) if claims.is_empty() => {
                     let touched = &queue_mut(&mut guard, queue)?.touched;
                     let sleep = touched.sleep_for(now.mono, now.wall_ms);
                     return Ok((Few::new(), Some((guard, sleep))));
                 }
-                Ok((claims, deadline)) => {
+                Ok(deadline) => {
                     drop(guard);
-                    let taken = self.read_claims(queue, claims, deadline)?;
+                    let taken = self.read_claims(queue, &claims, deadline)?;
                     if !taken.is_empty() {
                         return Ok((taken, None));
                     }
@@ -201,27 +202,28 @@ impl Engine {
         }
     }
 
-    /// Chooses up to `max` messages and makes them in flight; also says until when.
+    /// Adds up to `max` messages to `chosen` and makes them in flight; says until when.
     fn claim(
         &self,
         state: &mut State,
         queue: &QueueShared,
         max: usize,
         now: Now,
-    ) -> std::result::Result<(Few<Candidate>, Option<Instant>), Detour> {
-        let Some(entry) = state.queues.get(&queue.id) else { return Ok((Few::new(), None)) };
+        chosen: &mut Few<Candidate>,
+    ) -> std::result::Result<Option<Instant>, Detour> {
+        let Some(entry) = state.queues.get(&queue.id) else { return Ok(None) };
         let max_attempts = entry.options.max_attempts;
         let deadline = entry.options.lease.and_then(|lease| now.mono.checked_add(lease));
-        let mut chosen = self.choose(state, queue, max, max_attempts, now)?;
+        self.choose(state, queue, max, max_attempts, now, chosen)?;
         if chosen.is_empty() {
-            return Ok((chosen, None));
+            return Ok(None);
         }
-        if let Err(refused) = self.append_in_flight(queue, &chosen) {
-            unread(state, queue, &chosen);
+        if let Err(refused) = self.append_in_flight(queue, chosen) {
+            unread(state, queue, chosen);
             return Err(Detour::Room(refused));
         }
-        make_in_flight(state, queue, &mut chosen, deadline, now);
-        Ok((chosen, deadline))
+        make_in_flight(state, queue, chosen, deadline, now);
+        Ok(deadline)
     }
 
     /// Records that these messages are in flight: one record for each number of attempts and priority, all in one run.
@@ -259,21 +261,21 @@ impl Engine {
     fn read_claims(
         &self,
         queue: &Arc<QueueShared>,
-        claims: Few<Candidate>,
+        claims: &[Candidate],
         deadline: Option<Instant>,
     ) -> Result<Few<Taken>> {
         let mut taken = Few::with_capacity(claims.len());
         let mut failed = None;
         for candidate in claims {
             let attempt = candidate.attempt();
-            let Candidate { id, priority, segment, offset, token, .. } = candidate;
+            let Candidate { id, priority, ref segment, offset, token, .. } = *candidate;
             let lane = Lane { queue: queue.id, priority };
-            let outcome = match self.read(&segment, offset, lane, id) {
+            let outcome = match self.read(segment, offset, lane, id) {
                 Ok(Some(content)) => {
                     taken.push(Taken { id, token, attempt, deadline, content });
                     Ok(())
                 }
-                Ok(None) => self.drop_damaged(queue, id, Some((&segment, offset))),
+                Ok(None) => self.drop_damaged(queue, id, Some((segment, offset))),
                 // Its bytes could not be reached now, which says nothing about them.
                 Err(error) => {
                     let held = HeldBy { queue: queue.clone(), id, token, bytes: 0 };

@@ -63,11 +63,6 @@ impl<'a> Draft<'a> {
         Draft { kind, info, head, payload, checksum, lanes, expiry: None }
     }
 
-    /// A message that expires then.
-    pub fn expires(self, expiry: Option<u64>) -> Draft<'a> {
-        Draft { expiry, ..self }
-    }
-
     pub(super) fn length(&self) -> usize {
         self.head.len() + self.payload.len()
     }
