@@ -100,6 +100,11 @@ impl Delivery {
         self.content.head()?.key
     }
 
+    /// The [group](crate::Message::group) that it belongs to.
+    pub fn group(&self) -> Option<&[u8]> {
+        self.content.head()?.group
+    }
+
     /// When the lease ends, as it was when the message was got; None if the queue has no leases.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
@@ -277,6 +282,11 @@ impl Entry {
         self.0.content.head()?.key
     }
 
+    /// The [group](crate::Message::group) that it belongs to.
+    pub fn group(&self) -> Option<&[u8]> {
+        self.0.content.head()?.group
+    }
+
     /// When it was inserted.
     pub fn inserted_at(&self) -> SystemTime {
         wall_time(self.0.content.time_ms)
@@ -284,10 +294,14 @@ impl Entry {
 }
 
 impl<'a> From<&'a Delivery> for Message<'a> {
-    /// The same payload, priority and headers, to insert elsewhere. Not the deduplication key: it names the message that is
+    /// The same payload, priority, group and headers, to insert elsewhere. Not the deduplication key: it names the message that is
     /// there.
     fn from(delivery: &'a Delivery) -> Self {
         let message = Message::new(delivery.payload()).priority(delivery.priority());
+        let message = match delivery.group() {
+            Some(group) => message.group(group),
+            None => message,
+        };
         delivery.headers().iter().fold(message, |message, (key, value)| message.header(key, value))
     }
 }

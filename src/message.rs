@@ -7,6 +7,7 @@ use crate::engine::Due;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::cursor::window::{DEDUP_KEY_BYTES_MAX, is_dedup_key};
 use crate::format::record::headers::put_header_block;
+use crate::format::record::insert::GROUP_BYTES_MAX;
 use crate::headers::{CONTENT_TYPE, CORRELATION_ID, HeaderValue, REPLY_TO};
 
 /// The most urgent priority.
@@ -67,6 +68,7 @@ struct More<'a> {
     due: Option<Due>,
     ttl: Option<Duration>,
     dedup_key: Option<Cow<'a, [u8]>>,
+    group: Option<Cow<'a, [u8]>>,
     headers: Vec<(Cow<'a, str>, HeaderValue<'a>)>,
 }
 
@@ -77,6 +79,7 @@ impl More<'_> {
             due: self.due,
             ttl: self.ttl,
             dedup_key: self.dedup_key.as_deref().map(Cow::Borrowed),
+            group: self.group.as_deref().map(Cow::Borrowed),
             headers: headers.map(|(key, value)| ((&**key).into(), value.borrow())).collect(),
         }
     }
@@ -175,6 +178,45 @@ impl<'a> Message<'a> {
         self
     }
 
+    /// Puts the message into the group of this name, any 1 to 255 bytes. Of a group, one message at a time is with a consumer,
+    /// and the next one goes out when that is done with: deleted, moved to the dead letter queue, or buried. So with any
+    /// number of consumers what belongs together is done in order, and everything else beside it:
+    ///
+    /// ```
+    /// # fn main() -> millpond::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = millpond::Store::open(dir.path())?;
+    /// # let queue = store.queue("orders")?;
+    /// use millpond::Message;
+    ///
+    /// queue.insert(Message::new("open account 17").group(b"17"))?;
+    /// queue.insert(Message::new("close account 17").group(b"17"))?;
+    /// queue.insert(Message::new("open account 18").group(b"18"))?;
+    ///
+    /// let first = queue.get()?;
+    /// let second = queue.get()?;
+    /// assert_eq!(first.payload(), b"open account 17");
+    /// assert_eq!(second.payload(), b"open account 18");
+    /// assert!(queue.try_get()?.is_none());
+    /// first.delete()?;
+    /// assert_eq!(queue.get()?.payload(), b"close account 17");
+    /// # second.delete()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// The order is that of the queue: higher priority first, then that of the inserts. A message that was given back or has
+    /// failed keeps its group until it is done with, also while it waits for a retry, and after a restart. One that is
+    /// inserted with a delay takes its turn when it is due, and holds nobody up before.
+    ///
+    /// A group whose message takes long does not hold up others: they are got past it. Up to 10,000 messages of each
+    /// priority can wait behind their groups so, in some hundred bytes of memory each; if more do, the rest of that
+    /// priority waits with them. There may be any number of groups, and one that nobody is in costs nothing.
+    pub fn group(mut self, name: impl Into<Cow<'a, [u8]>>) -> Message<'a> {
+        self.more().group = Some(name.into());
+        self
+    }
+
     /// Adds a header, or gives one another value. Keys are text of 1 to 255 bytes; all headers of a message take at most
     /// 64 KiB. They come out in the order in which they were added.
     pub fn header(
@@ -237,6 +279,15 @@ impl<'a> Message<'a> {
             return Err(Error::invalid(what));
         }
         Ok(key)
+    }
+
+    /// The name of the group, once it is known to be one.
+    pub(crate) fn checked_group(&self) -> Result<Option<&[u8]>> {
+        let name = self.more.as_ref().and_then(|more| more.group.as_deref());
+        if name.is_some_and(|name| !(1..=GROUP_BYTES_MAX).contains(&name.len())) {
+            return Err(Error::invalid(format!("a group's name has 1 to {GROUP_BYTES_MAX} bytes")));
+        }
+        Ok(name)
     }
 
     /// The headers as they are stored; empty for none.

@@ -204,7 +204,7 @@ impl QueueOptions {
     /// How much the messages of the queue may take in the log, in bytes: their payloads, headers and keys, and some 30
     /// bytes for each. From 1. Default: no limit.
     ///
-    /// After an open, and after a purge, the first insert counts what is there, which takes some 100 ns for each message.
+    /// After an open, and after a purge, the first insert counts what is there: it looks up how long each message is.
     pub fn max_bytes(mut self, bytes: u64) -> QueueOptions {
         self.max_bytes = Some(bytes);
         self

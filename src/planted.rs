@@ -50,6 +50,12 @@ pub(crate) enum Bug {
     MovedInTwoAppends,
     /// A cursor does not say that messages of a queue expire.
     ExpiryForgotten,
+    /// After an open nobody asks who holds a group.
+    HoldersForgotten,
+    /// A cursor says of a lane that it has come past messages that only wait for their groups.
+    PassedOverForgotten,
+    /// A consumer that waits is not woken when a group goes on.
+    GroupWakesNobody,
     /// A rewritten segment gets its name before its content is durable.
     RewriteNotSynced,
     /// What was deleted while a segment was rewritten is there again.

@@ -307,8 +307,8 @@ impl Queue {
 
 fn outgoing<'a>(message: &'a Message<'_>, headers: &'a [u8]) -> Result<Outgoing<'a>> {
     let (priority, key) = (message.checked_priority()?, message.checked_dedup_key()?);
-    let (due, ttl) = (message.due(), message.time_to_live());
-    Ok(Outgoing { payload: message.payload(), headers, priority, due, ttl, key })
+    let (due, ttl, group) = (message.due(), message.time_to_live(), message.checked_group()?);
+    Ok(Outgoing { payload: message.payload(), headers, priority, due, ttl, key, group })
 }
 
 impl fmt::Debug for Queue {

@@ -1,5 +1,6 @@
 //! A million waiting messages cost disk, not memory and not time: what a process needs that opens a store with a
-//! backlog, after a proper close and after a SIGKILL.
+//! backlog, after a proper close and after a SIGKILL. And what those cost that are kept in memory: delayed messages,
+//! deduplication keys, and messages that wait for their group.
 //!
 //! The bounds on memory and disk are checked. How long the first get takes depends on the machine, and is printed:
 //!
@@ -15,9 +16,9 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use millpond::{Durability, Store};
+use millpond::{Durability, Message, Store};
 
 const MESSAGES: u64 = 1_000_000;
 
@@ -28,6 +29,15 @@ const RSS_ANON_MAX_KIB: u64 = 16 << 10;
 
 /// On disk, for each message, beyond its payload.
 const OVERHEAD_MAX_BYTES: f64 = 36.0;
+
+/// A delayed message in memory, in bytes.
+const DELAYED_MAX_BYTES: u64 = 150;
+
+/// A deduplication key of 16 bytes in memory, in bytes.
+const KEY_MAX_BYTES: u64 = 200;
+
+/// A message that waits for its group in memory, in bytes.
+const WAITING_MAX_BYTES: u64 = 400;
 
 /// Names the task and the directory of a child.
 const TASK: &str = "MILLPOND_MILLION_TASK";
@@ -112,6 +122,47 @@ fn drain(dir: &Path, clean: bool) {
     say("rss_drained_kib", rss_anon_kib());
     first.release().unwrap();
     store.close().unwrap();
+}
+
+/// Says how many bytes of memory each of `count` messages takes that `work` does something to.
+fn say_bytes_each(count: u64, work: impl FnOnce()) {
+    let before = rss_anon_kib();
+    work();
+    say("bytes_each", (rss_anon_kib() - before) * 1024 / count);
+}
+
+fn delay(dir: &Path) {
+    let queue = open(dir).queue("backlog").unwrap();
+    say_bytes_each(MESSAGES, || {
+        for n in 0..MESSAGES {
+            let message = Message::new(payload(n).to_vec());
+            queue.insert(message.delay(Duration::from_secs(3600 + n % 1000))).unwrap();
+        }
+    });
+    assert_eq!(queue.stats().unwrap().delayed, MESSAGES);
+}
+
+fn insert_keys(dir: &Path) {
+    const KEYS: u64 = 100_000;
+    let queue = open(dir).queue("backlog").unwrap();
+    say_bytes_each(KEYS, || {
+        for n in 0..KEYS {
+            let key = format!("{n:016}").into_bytes();
+            queue.insert(Message::new(payload(n).to_vec()).dedup_key(key)).unwrap();
+        }
+    });
+}
+
+fn wait_for_groups(dir: &Path) {
+    const WAITING: u64 = 9000;
+    let queue = open(dir).queue("backlog").unwrap();
+    for n in 0..=WAITING {
+        let message = Message::new(payload(n).to_vec());
+        queue.insert(message.group(b"a group's name: 1".to_vec())).unwrap();
+    }
+    let first = queue.get().unwrap();
+    say_bytes_each(WAITING, || assert!(queue.try_get().unwrap().is_none()));
+    drop(first);
 }
 
 /// What lies in the log, the indexes and the cursors, in bytes; reserved space that nothing was written to, and what
@@ -206,6 +257,23 @@ fn memory_and_disk_stay_bounded_with_a_million_waiting_messages_after_a_kill() {
     a_million_waiting(true);
 }
 
+fn bytes_each(task: &str) -> u64 {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = start(task, dir.path());
+    let said = listen(&mut child, None);
+    assert!(child.wait().unwrap().success());
+    let bytes = said["bytes_each"];
+    println!("{task}: {bytes} bytes of memory each");
+    bytes
+}
+
+#[test]
+fn what_is_kept_in_memory_of_a_message_is_bounded() {
+    assert!(bytes_each("delay") <= DELAYED_MAX_BYTES);
+    assert!(bytes_each("insert keys") <= KEY_MAX_BYTES);
+    assert!(bytes_each("wait for groups") <= WAITING_MAX_BYTES);
+}
+
 /// The process that does the work. Does nothing unless a parent started it.
 #[test]
 #[ignore = "the other tests of this file start it"]
@@ -217,6 +285,9 @@ fn child() {
         "fill and close" => fill(dir.as_ref(), true),
         "drain" => drain(dir.as_ref(), false),
         "drain a clean store" => drain(dir.as_ref(), true),
+        "delay" => delay(dir.as_ref()),
+        "insert keys" => insert_keys(dir.as_ref()),
+        "wait for groups" => wait_for_groups(dir.as_ref()),
         _ => panic!("no such task: {task}"),
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Entry {
     pub deadline: Option<Instant>,
     /// When it becomes ready, or has become so, in milliseconds since the epoch; only if it is or was delayed.
     pub due_ms: u64,
+    /// Whether it waits for its group; only if it was given back, or nobody has had it.
+    pub waits: bool,
     /// Why it was buried; only buried.
     pub reason: Option<Box<str>>,
 }
@@ -30,6 +32,7 @@ impl Entry {
             token: 0,
             deadline: None,
             due_ms: 0,
+            waits: false,
             reason: None,
         }
     }

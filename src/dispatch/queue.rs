@@ -1,6 +1,6 @@
-//! The touched messages of one queue: what is in flight, given back, delayed or buried.
+//! The touched messages of one queue: what is in flight, given back, delayed or buried, or waits for its group.
 //!
-//! Invariants: an id is in `ready`, `delayed` or `leases` exactly when its entry's place (and deadline) says
+//! Invariants: an id is in `ready`, `delayed`, `leases` or `groups` exactly when its entry's place (and deadline) says
 //! so; tokens are never reused, so an old delivery can be told from the present one.
 
 use std::cmp::Reverse;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::by_id::ById;
 use super::entry::{Entry, Place};
+use super::groups::{GroupKey, Groups};
 use super::leases::Leases;
 use super::streak::Streak;
 
@@ -28,7 +29,7 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    fn of(id: u64, entry: &Entry) -> Turn {
+    pub(super) fn of(id: u64, entry: &Entry) -> Turn {
         Turn { priority: Reverse(entry.priority), due_ms: entry.due_ms, id }
     }
 
@@ -42,6 +43,7 @@ impl Turn {
 enum Order {
     InFlight(Option<Instant>),
     Ready(Turn),
+    Waiting(Turn),
     Delayed(u64),
     Buried,
 }
@@ -50,12 +52,26 @@ impl Order {
     fn of(id: u64, entry: &Entry) -> Order {
         match entry.place {
             Place::InFlight => Order::InFlight(entry.deadline),
+            Place::GivenBack if entry.waits => Order::Waiting(Turn::of(id, entry)),
             Place::GivenBack => Order::Ready(Turn::of(id, entry)),
             Place::Delayed => Order::Delayed(entry.due_ms),
             Place::Buried => Order::Buried,
         }
     }
 }
+
+/// Messages that may go out since another one has left their group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Freed {
+    #[default]
+    None,
+    One,
+    /// As many as there are behind one that had to wait in its lane.
+    More,
+}
+
+/// How many messages of one priority may wait for their groups. If more had to, their lane waits.
+pub(crate) const WAITING_MAX: usize = 10_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct QueueState {
@@ -69,6 +85,11 @@ pub(crate) struct QueueState {
     leases: Leases,
     in_flight: u64,
     buried: u64,
+    groups: Groups,
+    /// Those that the log knows nothing of, by priority and id: nobody has had them, they were only passed over to wait for
+    /// their groups.
+    unrecorded: BTreeSet<(u8, u64)>,
+    freed: Freed,
     /// Attempts that failed; those whose leases ran out count when that is noticed.
     pub streak: Streak,
 }
@@ -84,7 +105,8 @@ impl QueueState {
 
     /// How many are touched.
     pub fn len(&self) -> u64 {
-        self.in_flight + self.buried + (self.ready.len() + self.delayed.len()) as u64
+        let rest = self.ready.len() + self.delayed.len() + self.groups.waiting();
+        self.in_flight + self.buried + rest as u64
     }
 
     pub fn in_flight(&self) -> u64 {
@@ -105,19 +127,108 @@ impl QueueState {
     }
 
     /// Puts `id` into the state that `entry` says, whatever it was in before.
-    pub fn put(&mut self, id: u64, entry: Entry) {
+    ///
+    /// It keeps the group that it holds, unless it is buried.
+    pub fn put(&mut self, id: u64, mut entry: Entry) {
+        entry.waits = false;
+        self.note_recorded(entry.priority, id);
         let order = Order::of(id, &entry);
         if let Some(old) = self.entries.insert(id, entry) {
             self.unlink(id, Order::of(id, &old));
         }
         self.link(id, order);
+        if matches!(order, Order::Buried) {
+            self.let_go(id);
+        }
     }
 
     /// Forgets `id`: it was deleted.
     pub fn remove(&mut self, id: u64) -> Option<Entry> {
-        let entry = self.entries.remove(id)?;
-        self.unlink(id, Order::of(id, &entry));
-        Some(entry)
+        let removed = self.entries.remove(id);
+        if let Some(entry) = &removed {
+            self.note_recorded(entry.priority, id);
+            self.unlink(id, Order::of(id, entry));
+        }
+        self.let_go(id);
+        removed
+    }
+
+    #[inline]
+    fn note_recorded(&mut self, priority: u8, id: u64) {
+        if !self.unrecorded.is_empty() {
+            self.unrecorded.remove(&(priority, id));
+        }
+    }
+
+    /// Whether the log knows that message `id` was touched.
+    pub fn is_recorded(&self, id: u64, priority: u8) -> bool {
+        !self.unrecorded.contains(&(priority, id))
+    }
+
+    /// The first message of this priority that was touched and that the log knows nothing of.
+    pub fn first_unrecorded(&self, priority: u8) -> Option<u64> {
+        self.unrecorded.range((priority, 0)..=(priority, u64::MAX)).next().map(|&(_, id)| id)
+    }
+
+    /// Who holds a group though nobody has touched it: it was chosen, and could not go out.
+    pub fn untouched_holders(&self) -> impl Iterator<Item = u64> {
+        self.groups.holders().filter(|id| !self.entries.contains(*id))
+    }
+
+    /// Whether a message of this group may go out.
+    pub fn may_go(&self, id: u64, group: &[u8]) -> bool {
+        self.groups.holder(group).is_none_or(|holder| holder == id)
+    }
+
+    /// Message `id` goes out, or will be the next of its group to do so: until it is done with, no other one of this group
+    /// does.
+    pub fn hold(&mut self, id: u64, group: &GroupKey) {
+        self.groups.hold(id, group);
+    }
+
+    /// Message `id`, which is ready, waits until no other one holds its group. False if it has to wait in its lane, since
+    /// nobody has touched it and there are too many that wait already.
+    pub fn wait(&mut self, id: u64, priority: u8, group: &GroupKey) -> bool {
+        let turn = match self.entries.get_mut(id) {
+            Some(entry) => {
+                let turn = Turn::of(id, entry);
+                self.ready.remove(&turn);
+                entry.waits = true;
+                turn
+            }
+            None if self.groups.waiting_of(priority) >= WAITING_MAX => return false,
+            None => {
+                let entry = Entry { waits: true, ..Entry::given_back(priority, 0) };
+                let turn = Turn::of(id, &entry);
+                self.entries.insert(id, entry);
+                self.unrecorded.insert((priority, id));
+                turn
+            }
+        };
+        self.groups.wait(turn, group);
+        true
+    }
+
+    /// Message `id` does not hold its group any more: the next one may go.
+    fn let_go(&mut self, id: u64) {
+        let Some(next) = self.groups.let_go(id) else { return };
+        if let Some(entry) = self.entries.get_mut(next.id) {
+            entry.waits = false;
+            self.ready.insert(next);
+        }
+        self.note_freed(next, Freed::One);
+    }
+
+    /// A message that has waited does not any more.
+    fn note_freed(&mut self, turn: Turn, freed: Freed) {
+        let was_full = self.groups.waiting_of(turn.priority()) + 1 >= WAITING_MAX;
+        self.freed = self.freed.max(if was_full { Freed::More } else { freed });
+    }
+
+    /// What may go out since this was last asked, and nobody was told of.
+    #[inline]
+    pub fn take_freed(&mut self) -> Freed {
+        std::mem::take(&mut self.freed)
     }
 
     /// Puts `id` into the order that its place keeps.
@@ -129,7 +240,8 @@ impl QueueState {
                     self.leases.insert(deadline, id);
                 }
             }
-            Order::Ready(turn) => {
+            // Only `wait` makes a message wait.
+            Order::Ready(turn) | Order::Waiting(turn) => {
                 self.ready.insert(turn);
             }
             Order::Delayed(due_ms) => {
@@ -150,6 +262,10 @@ impl QueueState {
             }
             Order::Ready(turn) => {
                 self.ready.remove(&turn);
+            }
+            Order::Waiting(turn) => {
+                self.groups.stop_waiting(turn);
+                self.note_freed(turn, Freed::None);
             }
             Order::Delayed(due_ms) => {
                 self.delayed.remove(&(due_ms, id));
@@ -190,17 +306,24 @@ impl QueueState {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn groups_are_empty(&self) -> bool {
+        self.groups.is_empty() && self.unrecorded.is_empty()
+    }
+
     /// The message whose turn comes behind that one's, or before all others'.
     pub fn next_ready(&self, behind: Option<Turn>) -> Option<Turn> {
         let from = behind.map_or(Bound::Unbounded, Bound::Excluded);
         self.ready.range((from, Bound::Unbounded)).next().copied()
     }
 
-    /// As [`next_ready`](QueueState::next_ready), of this priority.
-    pub fn next_ready_of(&self, priority: u8, behind: Option<Turn>) -> Option<Turn> {
+    /// As [`next_ready`](QueueState::next_ready), of this priority, and also of those that wait for their groups.
+    pub fn next_free_of(&self, priority: u8, behind: Option<Turn>) -> Option<Turn> {
         let first = Turn { priority: Reverse(priority), due_ms: 0, id: 0 };
         let from = behind.map_or(Bound::Included(first), Bound::Excluded);
-        let next = self.ready.range((from, Bound::Unbounded)).next().copied();
+        let ready = self.ready.range((from, Bound::Unbounded)).next().copied();
+        let waiting = self.groups.first_waiting(from);
+        let next = ready.into_iter().chain(waiting).min();
         next.filter(|turn| turn.priority() == priority)
     }
 

@@ -325,7 +325,7 @@ impl Engine {
         let visible = Position::from_u64(u64::MAX);
         let mut found = Vec::new();
         while found.len() < max {
-            match state.lane_head(queue.id, 0, &self.log, visible) {
+            match state.lane_head(queue.id, 0, 0, &self.log, visible) {
                 Some((priority, Head::Message { id, .. })) => {
                     if let Some(lane) = state.lane(queue.id, priority) {
                         lane.consume();

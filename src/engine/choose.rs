@@ -6,8 +6,9 @@
 
 use std::sync::Arc;
 
-use super::expire::{Look, Unheld};
+use super::expire::Unheld;
 use super::lane::Head;
+use super::look::{Admitted, Look};
 use super::state::{Located, State};
 use super::take::Few;
 use super::{Engine, QueueShared};
@@ -51,10 +52,12 @@ impl Candidate {
 pub(super) enum Detour {
     Index(Arc<Segment>),
     Room(Refused),
-    /// It is not known whether these messages have expired.
+    /// It is not known whether these messages may go out.
     Look(Box<Look>),
     /// These messages have.
     Expired(Vec<Unheld>),
+    /// It is not known which messages hold groups.
+    Holders,
     /// This message's attempts are used up.
     Exhausted {
         id: u64,
@@ -75,7 +78,7 @@ impl Detour {
     }
 }
 
-/// Where messages may expire, a get of more may take fewer than there are.
+/// Where messages are looked at first, a get of more may take fewer than there are.
 const LOOK_AT_MOST: usize = 1024;
 
 impl Engine {
@@ -106,6 +109,11 @@ impl Engine {
                     } else if let Some(lane) = state.lane(queue.id, candidate.priority) {
                         lane.consume();
                     }
+                    if queue.has_groups()
+                        && let Some(entry) = state.queues.get_mut(&queue.id)
+                    {
+                        entry.hold_group(candidate.id);
+                    }
                     chosen.push(candidate);
                 }
                 Ok(None) => break,
@@ -117,9 +125,10 @@ impl Engine {
         }
         match detour {
             // That does not take long, and then there may be more.
-            Some(detour @ (Detour::Look(_) | Detour::Expired(_)))
-                if chosen.len() < LOOK_AT_MOST =>
-            {
+            Some(
+                detour
+                @ (Detour::Look(_) | Detour::Expired(_) | Detour::Holders | Detour::Index(_)),
+            ) if queue.looks_ahead() && chosen.len() < LOOK_AT_MOST => {
                 unread(state, queue, chosen);
                 chosen.clear();
                 Err(detour)
@@ -151,19 +160,20 @@ impl Engine {
             let touched = state.queues.get(&queue.id).map(|entry| &entry.touched);
             let ready = touched.and_then(|touched| touched.next_ready(behind));
             let above = ready.map_or(0, |turn| turn.priority() + 1);
-            if let Some(untouched) = self.next_untouched(state, queue, visible, above)? {
-                self.check_expiry(state, queue, &untouched, now)?;
+            if let Some(untouched) = self.next_untouched(state, queue, visible, above, now)? {
                 return Ok(Some(untouched));
             }
             let Some(turn) = ready else { return Ok(None) };
             let candidate = self.touched_candidate(state, queue, turn)?;
             let at = Position::new(candidate.segment.number, candidate.offset);
             // One that was delayed may be due before it may be seen.
-            if candidate.attempts > 0 || at < visible {
-                self.check_expiry(state, queue, &candidate, now)?;
+            if candidate.attempts == 0 && at >= visible {
+                behind = Some(turn);
+                continue;
+            }
+            if self.admit(state, queue, &candidate, now)? == Admitted::Yes {
                 return Ok(Some(candidate));
             }
-            behind = Some(turn);
         }
     }
 
@@ -174,11 +184,19 @@ impl Engine {
         queue: &QueueShared,
         visible: Position,
         above: u8,
+        now: Now,
     ) -> std::result::Result<Option<Candidate>, Detour> {
+        // Lanes that wait for a group.
+        let mut without = 0;
         loop {
-            match state.lane_head(queue.id, above, &self.log, visible) {
+            match state.lane_head(queue.id, above, without, &self.log, visible) {
                 Some((priority, Head::Message { id, offset, segment })) => {
-                    return Ok(Some(Candidate::untouched(id, priority, segment, offset)));
+                    let candidate = Candidate::untouched(id, priority, segment, offset);
+                    match self.admit(state, queue, &candidate, now)? {
+                        Admitted::Yes => return Ok(Some(candidate)),
+                        Admitted::Waits => {}
+                        Admitted::LaneWaits => without |= 1 << priority,
+                    }
                 }
                 Some((_, Head::NeedsIndex(segment))) => return Err(Detour::Index(segment)),
                 Some((_, Head::Rolled)) => state.absorb(&mut self.log.tail()),
@@ -214,7 +232,8 @@ fn touched_attempts(state: &State, queue: &QueueShared, id: u64) -> u32 {
     entry.map_or(0, |entry| entry.attempts)
 }
 
-/// Puts back at the head of their lanes what was chosen from there.
+/// Puts back at the head of their lanes what was chosen from there. What holds its group since then goes on to, so that none
+/// of the others comes before it.
 pub(super) fn unread(state: &mut State, queue: &QueueShared, chosen: &[Candidate]) {
     for candidate in chosen.iter().filter(|candidate| candidate.turn.is_none()) {
         if let Some(lane) = state.lane(queue.id, candidate.priority) {

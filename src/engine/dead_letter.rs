@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::insert::expiry_ms;
 use super::limits::Need;
+use super::queue_shared::Traits;
 use super::settle::{Claimant, Fate};
 use super::state::{Located, State};
 use super::take::queue_mut;
@@ -147,10 +148,13 @@ impl Engine {
         let Move { from, id, to, content, origin, sync_by } = *moved;
         let (priority, now) = (content.priority, self.now());
         let expiry = to.ttl().map_or(Ok(None), |ttl| expiry_ms(ttl, now).map(Some))?;
+        let head = content.head();
+        let group = head.and_then(|head| head.group);
         let insert = InsertHead {
             origin: Some(origin),
             expiry,
-            headers: content.head().and_then(|head| head.headers),
+            group,
+            headers: head.and_then(|head| head.headers),
             ..InsertHead::plain(now.wall_ms, to.id, priority)
         };
         let mut head = Vec::new();
@@ -158,13 +162,14 @@ impl Engine {
         let mut delete = Vec::new();
         encode_delete(from.id, std::iter::once((id, 1)), &mut delete);
         let lanes = [Lane { queue: to.id, priority }];
+        let traits = Traits { priority, expires: expiry.is_some(), grouped: group.is_some() };
         let run = [
             Draft { expiry, ..Draft::insert(info, &head, content.payload(), &lanes) },
             Draft::record(DELETE, &delete),
         ];
         let appended = loop {
             self.check_alive()?;
-            self.look_for(to, priority, expiry.is_some())?;
+            self.look_for(to, traits)?;
             let state = self.lock_state();
             check(&state)?;
             let room = self.room(state, to, Need::of(&run[..1]), Some(real_now()))?;

@@ -1,39 +1,20 @@
-//! Messages that have expired: how whoever is about to take one finds out, and what becomes of it.
-//!
-//! When a message expires is in its frame alone, and no frame is read under the locks. So of a queue that may have such
-//! messages, those that are next are looked at first, what a lane has read ahead in one go; what was seen is remembered
-//! until they are taken.
+//! What becomes of messages that have expired. Who finds out: whoever is about to take one, by [`look`](super::look), and
+//! the [`sweep`](super::sweep).
 
 use std::sync::Arc;
 
-use super::choose::{Candidate, Detour};
-use super::state::{Located, QueueEntry, State};
+use super::state::{Located, State};
 use super::take::queue_mut;
-use super::{Content, Engine, QueueShared};
-use crate::clock::Now;
+use super::{Engine, QueueShared};
 use crate::dispatch::{Entry, Place};
 use crate::error::Result;
-use crate::log::{Lane, Purpose, Segment};
-
-/// What has been seen of more messages of one queue than these, and those that somebody is looking behind, is forgotten,
-/// and seen again.
-const KNOWN_MAX: usize = 4096;
+use crate::log::Purpose;
 
 /// How many are deleted in one append.
 const CHUNK: usize = 1024;
 
 /// The reason that is kept with an expired message.
 const EXPIRED: &str = "expired";
-
-/// What has been seen of a message that is next.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Known {
-    priority: u8,
-    /// In milliseconds since the epoch.
-    expiry: Option<u64>,
-    /// What it takes, as limits count it; None if it does not verify.
-    pub bytes: Option<u64>,
-}
 
 /// A message that leaves its queue though nobody holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,100 +25,7 @@ pub(super) struct Unheld {
     pub bytes: Option<u64>,
 }
 
-impl Known {
-    fn has_expired(&self, now: Now) -> bool {
-        self.expiry.is_some_and(|expiry| expiry <= now.wall_ms)
-    }
-}
-
-/// Messages that are to be looked at: ids and offsets in one segment.
-pub(super) struct Look {
-    lane: Lane,
-    segment: Arc<Segment>,
-    slots: Vec<(u64, u32)>,
-    /// What has been seen of so many others must not be forgotten.
-    pub behind: usize,
-}
-
 impl Engine {
-    /// A detour if the candidate has expired, or if that is not known.
-    #[inline]
-    pub(super) fn check_expiry(
-        &self,
-        state: &State,
-        queue: &QueueShared,
-        candidate: &Candidate,
-        now: Now,
-    ) -> std::result::Result<(), Detour> {
-        match queue.has_expiring() {
-            true => self.check_known(state, queue, candidate, now),
-            false => Ok(()),
-        }
-    }
-
-    fn check_known(
-        &self,
-        state: &State,
-        queue: &QueueShared,
-        candidate: &Candidate,
-        now: Now,
-    ) -> std::result::Result<(), Detour> {
-        let Some(entry) = state.queues.get(&queue.id) else { return Ok(()) };
-        if !self.known(entry, queue, candidate)?.has_expired(now) {
-            return Ok(());
-        }
-        let expired = entry.known.iter().filter(|(_, known)| known.has_expired(now));
-        let expired = expired.map(|(id, known)| {
-            let Known { priority, bytes, .. } = *known;
-            Unheld { id: *id, priority, bytes }
-        });
-        Err(Detour::Expired(expired.collect()))
-    }
-
-    /// What has been seen of a candidate; a detour if nothing has.
-    pub(super) fn known(
-        &self,
-        entry: &QueueEntry,
-        queue: &QueueShared,
-        candidate: &Candidate,
-    ) -> std::result::Result<Known, Detour> {
-        let Some(known) = entry.known.get(&candidate.id) else {
-            let lane = Lane { queue: queue.id, priority: candidate.priority };
-            let reader = entry.lanes.iter().find(|reader| reader.priority() == lane.priority);
-            let ahead = reader.and_then(|reader| reader.ahead());
-            let slots = match ahead {
-                Some((segment, slots))
-                    if candidate.turn.is_none() && Arc::ptr_eq(segment, &candidate.segment) =>
-                {
-                    slots.filter(|(id, _)| *id >= candidate.id).collect()
-                }
-                _ => vec![(candidate.id, candidate.offset)],
-            };
-            let segment = candidate.segment.clone();
-            return Err(Detour::Look(Box::new(Look { lane, segment, slots, behind: 0 })));
-        };
-        Ok(*known)
-    }
-
-    /// Sees when these messages expire. One that does not verify does not: whoever gets it reports it.
-    pub(super) fn look_ahead(&self, queue: &QueueShared, look: &Look) -> Result<()> {
-        let priority = look.lane.priority;
-        let see = |&(id, offset): &(u64, u32)| {
-            let content = self.read(&look.segment, offset, look.lane, id)?;
-            let bytes = content.as_ref().map(Content::bytes);
-            let expiry = content.and_then(|content| content.head()?.expiry);
-            Ok((id, Known { priority, expiry, bytes }))
-        };
-        let seen = look.slots.iter().map(see).collect::<Result<Vec<_>>>()?;
-        let mut state = self.lock_state();
-        let known = &mut queue_mut(&mut state, queue)?.known;
-        if known.len() + seen.len() > KNOWN_MAX + look.behind {
-            known.clear();
-        }
-        known.extend(seen);
-        Ok(())
-    }
-
     /// These messages of `queue` have expired: they move to the dead letter queue, or are deleted
     /// if there is none, but for those that somebody holds or that are buried. Whether somebody holds one.
     pub(super) fn expire(&self, queue: &Arc<QueueShared>, messages: &[Unheld]) -> Result<bool> {
@@ -247,6 +135,7 @@ impl Engine {
 #[cfg(not(any(loom, shuttle)))]
 #[cfg(test)]
 mod tests {
+    use super::super::choose::Detour;
     use super::*;
     use crate::clock::{Clock, TimeSource};
     use crate::engine::take::Few;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::checkpoint::IDS_RESERVED;
 use super::limits::{Need, Victims};
+use super::queue_shared::Traits;
 use super::scratch::with_scratch;
 use super::{Engine, QueueShared};
 use crate::clock::{Now, millis};
@@ -34,6 +35,7 @@ pub(crate) struct Outgoing<'a> {
     pub ttl: Option<Duration>,
     /// For [`Engine::insert_keyed`].
     pub key: Option<&'a [u8]>,
+    pub group: Option<&'a [u8]>,
 }
 
 /// When a message becomes ready, and when it expires, in milliseconds since the epoch.
@@ -71,7 +73,15 @@ impl Due {
 
 impl<'a> Outgoing<'a> {
     pub fn plain(payload: &'a [u8]) -> Outgoing<'a> {
-        Outgoing { payload, headers: &[], priority: 0, due: None, ttl: None, key: None }
+        Outgoing {
+            payload,
+            headers: &[],
+            priority: 0,
+            due: None,
+            ttl: None,
+            key: None,
+            group: None,
+        }
     }
 
     /// How long it lives in this queue.
@@ -92,14 +102,20 @@ impl<'a> Outgoing<'a> {
     }
 
     fn bytes(&self) -> usize {
-        self.payload.len() + self.headers.len() + self.key.map_or(0, <[u8]>::len)
+        let optional = |field: Option<&[u8]>| field.map_or(0, <[u8]>::len);
+        self.payload.len() + self.headers.len() + optional(self.key) + optional(self.group)
     }
 
     fn head(&self, time_ms: u64, queue: u32, times: Times) -> InsertHead<'a> {
         let headers = Some(self.headers).filter(|headers| !headers.is_empty());
         let Times { due: not_before, expiry } = times;
         let plain = InsertHead::plain(time_ms, queue, self.priority);
-        InsertHead { headers, not_before, expiry, key: self.key, ..plain }
+        InsertHead { headers, not_before, expiry, key: self.key, group: self.group, ..plain }
+    }
+
+    fn traits(&self, times: Times) -> Traits {
+        let (expires, grouped) = (times.expiry.is_some(), self.group.is_some());
+        Traits { priority: self.priority, expires, grouped }
     }
 }
 
@@ -131,7 +147,7 @@ impl Engine {
             Some(_) => message.times(queue, self.now())?,
             None => Times::default(),
         };
-        self.look_for(queue, message.priority, times.expiry.is_some())?;
+        self.look_for(queue, message.traits(times))?;
         let lanes = [Lane { queue: queue.id, priority: message.priority }];
         let head = message.head(self.time.stamp_ms(), queue.id, times);
         let inserted = with_scratch(|buffer| {
@@ -183,7 +199,7 @@ impl Engine {
         let times = messages.iter().map(|message| message.times(queue, now));
         let times = times.collect::<Result<Vec<_>>>()?;
         for (message, times) in messages.iter().zip(&times) {
-            self.look_for(queue, message.priority, times.expiry.is_some())?;
+            self.look_for(queue, message.traits(*times))?;
         }
         let heads = Heads::encode(messages, &times, |message, times| {
             message.head(now.wall_ms, queue.id, times)
@@ -225,18 +241,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes sure that consumers look for messages of this priority, which may expire or not, before there is one.
+    /// Makes sure that consumers look for such messages before there is one.
     #[inline]
-    pub(super) fn look_for(&self, queue: &QueueShared, priority: u8, expires: bool) -> Result<()> {
-        if queue.looks_for(priority, expires) {
+    pub(super) fn look_for(&self, queue: &QueueShared, traits: Traits) -> Result<()> {
+        if queue.looks_for(traits) {
             return Ok(());
         }
         let mut state = self.lock_state();
         let next_id = self.log.tail().next_id();
-        super::take::queue_mut(&mut state, queue)?.add_lane(priority, next_id);
-        if expires {
-            queue.look_for_expiring();
-        }
+        super::take::queue_mut(&mut state, queue)?.add_lane(traits.priority, next_id);
+        queue.look_for(traits);
         Ok(())
     }
 
@@ -349,8 +363,8 @@ impl Heads {
         let mut all = Heads { encoded: Vec::new(), heads: Vec::with_capacity(messages.len()) };
         for (n, message) in messages.iter().enumerate() {
             let kind = |n: usize| {
-                let Outgoing { headers, priority, key, .. } = messages[n];
-                (headers, priority, key, times[n])
+                let Outgoing { headers, priority, key, group, .. } = messages[n];
+                (headers, priority, key, group, times[n])
             };
             if n > 0 && kind(n - 1) == kind(n) {
                 all.heads.push(all.heads[n - 1].clone());

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Engine;
-use super::limits::message_bytes;
+use super::usage::message_bytes;
 use super::walk::{build_index, quarantine};
 use crate::error::{Error, Result};
 use crate::format::frame::Found;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 
+use super::queue_shared::Traits;
 use super::take::queue_mut;
 use super::verify::{Examined, examine};
 use super::walk::parse_aside;
@@ -296,6 +297,7 @@ impl Salvage<'_> {
             origin: Some(head.origin.unwrap_or(from)),
             not_before: head.not_before,
             expiry: head.expiry,
+            group: head.group,
             headers: head.headers,
             ..InsertHead::plain(head.time_ms, queue.id, priority)
         };
@@ -305,7 +307,8 @@ impl Salvage<'_> {
         let draft = Draft::insert(info, &encoded, payload, &lanes);
         let draft = Draft { expiry: head.expiry, ..draft };
         let sync_by = self.to.sync_by(queue.durability());
-        self.to.look_for(queue, priority, head.expiry.is_some())?;
+        let (expires, grouped) = (head.expiry.is_some(), head.group.is_some());
+        self.to.look_for(queue, Traits { priority, expires, grouped })?;
         loop {
             let mut state = self.to.lock_open()?;
             // Whatever limit the queue has.

@@ -16,6 +16,7 @@ mod bursts;
 mod closing;
 mod cutting;
 mod full;
+mod grouped;
 mod keyed;
 mod limited;
 mod reading;

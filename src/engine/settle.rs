@@ -301,6 +301,7 @@ impl Engine {
                     let ready = entry.place == Place::GivenBack;
                     let changed = queue_mut(&mut state, queue)?;
                     changed.touched.put(id, entry);
+                    changed.wake_for_groups();
                     if ready {
                         queue.signal.notify_one();
                     } else {
@@ -362,7 +363,9 @@ impl Engine {
             }
             if at.is_none() {
                 // Nothing counts it, and so nothing may count it as deleted.
-                queue_mut(&mut state, queue)?.touched.remove(id);
+                let entry = queue_mut(&mut state, queue)?;
+                entry.touched.remove(id);
+                entry.wake_for_groups();
                 state.damaged_messages += 1;
                 state.damage.push(damage);
                 return Ok(());

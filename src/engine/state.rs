@@ -6,154 +6,20 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::expire::Known;
+use super::QueueShared;
 use super::lane::{Head, LaneReader, find};
-use super::limits::Usage;
+use super::look::Known;
+use super::usage::Usage;
 use crate::clock::{Now, millis};
 use crate::cursor::AckSet;
 use crate::dispatch::{DedupWindow, Entry, Limits, QueueState};
 use crate::format::position::Position;
-use crate::lock::Signal;
-use crate::log::{Lane, LaneIndex, Log, MemoryIndex, Refused, Sealed, Segment, Tail, earlier};
+use crate::log::{Lane, LaneIndex, Log, MemoryIndex, Sealed, Segment, Tail, earlier};
 use crate::options::{Durability, QueueOptions};
 use crate::report::{Damage, Paused};
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-
-/// The part of a queue that its handles share, readable without the dispatch lock.
-#[derive(Debug)]
-pub(crate) struct QueueShared {
-    pub id: u32,
-    pub name: Arc<str>,
-    durability: AtomicU64,
-    /// What consumers look for: a bit for each priority, and [`EXPIRES`](Self::EXPIRES). Set under the dispatch lock, once
-    /// they do.
-    looked_for: AtomicU32,
-    /// How long messages live, in milliseconds; 0 is for ever.
-    ttl_ms: AtomicU64,
-    /// Appends of messages with a priority above the lowest, so that lanes without new ones need not be looked at.
-    urgent: AtomicU64,
-    /// Consumers that sleep, or are about to.
-    pub waiters: AtomicUsize,
-    pub signal: Signal,
-    /// Inserts that wait for room, and how they are woken.
-    pub room_waiters: AtomicUsize,
-    pub room: Signal,
-    /// Set under the append lock, which inserts hold while they look.
-    pub removed: AtomicBool,
-}
-
-impl QueueShared {
-    const PROCESS: u64 = 0;
-    const SYNC: u64 = 1;
-
-    /// Behind the priorities: messages of the queue may expire.
-    const EXPIRES: u32 = 1 << 16;
-    /// And there is a limit to how many there may be.
-    const LIMITED: u32 = 1 << 17;
-
-    pub(super) fn new(id: u32, name: &str, durability: Durability) -> Arc<QueueShared> {
-        let shared = QueueShared {
-            id,
-            name: name.into(),
-            durability: AtomicU64::new(0),
-            looked_for: AtomicU32::new(0),
-            ttl_ms: AtomicU64::new(0),
-            urgent: AtomicU64::new(0),
-            waiters: AtomicUsize::new(0),
-            signal: Signal::default(),
-            room_waiters: AtomicUsize::new(0),
-            room: Signal::default(),
-            removed: AtomicBool::new(false),
-        };
-        shared.set_durability(durability);
-        Arc::new(shared)
-    }
-
-    /// Whether consumers look for messages of this priority, and if these may expire, for that.
-    #[inline]
-    pub fn looks_for(&self, priority: u8, expires: bool) -> bool {
-        let wanted = 1 << priority | if expires { Self::EXPIRES } else { 0 };
-        self.looked_for.load(Ordering::Acquire) & wanted == wanted
-    }
-
-    /// Whether inserts have to see whether there is room.
-    #[inline]
-    pub fn is_limited(&self) -> bool {
-        self.looked_for.load(Ordering::Acquire) & Self::LIMITED != 0
-    }
-
-    /// See [`QueueEntry::set_limited`].
-    pub(super) fn set_limited(&self, limited: bool) {
-        match limited {
-            true => self.looked_for.fetch_or(Self::LIMITED, Ordering::Release),
-            false => self.looked_for.fetch_and(!Self::LIMITED, Ordering::Release),
-        };
-    }
-
-    /// Whether an insert may come in that does not hold the dispatch lock. Under the append lock.
-    #[inline]
-    pub fn admits(&self) -> std::result::Result<(), Refused> {
-        match (self.removed.load(Ordering::Relaxed), self.is_limited()) {
-            (true, _) => Err(Refused::Removed),
-            (_, true) => Err(Refused::Limited),
-            _ => Ok(()),
-        }
-    }
-
-    /// Something was taken out of the queue, or it may have more: whoever waits for room looks again. Under the dispatch
-    /// lock, which they hold from their look until they sleep.
-    pub fn wake_for_room(&self) {
-        if self.room_waiters.load(Ordering::SeqCst) > 0 {
-            self.room.notify_all();
-        }
-    }
-
-    /// Whether there may be messages that expire.
-    #[inline]
-    pub fn has_expiring(&self) -> bool {
-        self.looked_for.load(Ordering::Acquire) & Self::EXPIRES != 0
-    }
-
-    /// Consumers look out for messages that have expired. Under the dispatch lock.
-    pub fn look_for_expiring(&self) {
-        self.looked_for.fetch_or(Self::EXPIRES, Ordering::Release);
-    }
-
-    /// How long messages live if they do not say.
-    #[inline]
-    pub fn ttl(&self) -> Option<Duration> {
-        let ttl_ms = self.ttl_ms.load(Ordering::Relaxed);
-        (ttl_ms > 0).then(|| Duration::from_millis(ttl_ms))
-    }
-
-    /// Messages of this priority were appended.
-    #[inline]
-    pub fn note_append(&self, priority: u8) {
-        if priority > 0 {
-            self.urgent.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-
-    /// An interval is kept as its milliseconds and one more.
-    fn set_durability(&self, durability: Durability) {
-        let code = match durability {
-            Durability::Process => Self::PROCESS,
-            Durability::Sync => Self::SYNC,
-            Durability::Interval(every) => millis(every).saturating_add(1),
-        };
-        self.durability.store(code, Ordering::Release);
-    }
-
-    pub fn durability(&self) -> Durability {
-        match self.durability.load(Ordering::Acquire) {
-            Self::PROCESS => Durability::Process,
-            Self::SYNC => Durability::Sync,
-            code => Durability::Interval(Duration::from_millis(code - 1)),
-        }
-    }
-}
+use crate::sync::atomic::Ordering;
 
 #[derive(Debug)]
 pub(super) struct QueueEntry {
@@ -164,7 +30,9 @@ pub(super) struct QueueEntry {
     /// Where the newest record that declares it ends.
     pub declared_at: Position,
     pub touched: QueueState,
-    /// What has been seen of messages that are next, where some expire.
+    /// From this id on it is not known yet which of the touched messages hold groups; None if nothing is left to be known.
+    pub unlearned: Option<u64>,
+    /// What has been seen of messages that are next, where some expire or belong to groups.
     pub known: HashMap<u64, Known>,
     /// Of a queue with a limit in bytes.
     pub usage: Usage,
@@ -194,6 +62,7 @@ impl QueueEntry {
             window: DedupWindow::new(window_limits(&options)),
             declared_at: Position::default(),
             touched: QueueState::default(),
+            unlearned: None,
             known: HashMap::new(),
             usage: Usage::default(),
             lanes: Vec::new(),
@@ -215,16 +84,13 @@ impl QueueEntry {
 
     /// The same queue under another name.
     pub fn rename(&mut self, name: &str, default: Durability) {
-        let looked_for = self.shared.looked_for.load(Ordering::Acquire);
-        self.shared = QueueShared::new(self.shared.id, name, default);
-        self.shared.looked_for.store(looked_for, Ordering::Release);
+        self.shared = self.shared.renamed(name, default);
         self.set_options(self.options.clone(), default);
     }
 
     pub fn set_options(&mut self, options: QueueOptions, default: Durability) {
         self.shared.set_durability(options.durability.unwrap_or(default));
-        let ttl_ms = options.ttl.map_or(0, |ttl| millis(ttl).max(1));
-        self.shared.ttl_ms.store(ttl_ms, Ordering::Relaxed);
+        self.shared.set_ttl(options.ttl);
         self.window.set_limits(window_limits(&options));
         self.set_limited(options.is_limited());
         self.shared.wake_for_room();
@@ -244,15 +110,14 @@ impl QueueEntry {
         if self.lanes.get(at).is_none_or(|lane| lane.priority() != priority) {
             let lane = Lane { queue: self.shared.id, priority };
             self.lanes.insert(at, LaneReader::new(lane, first_id));
-            self.shared.looked_for.fetch_or(1 << priority, Ordering::Release);
+            self.shared.look_for_priority(priority);
         }
     }
 
     /// Looks for messages as `lanes` say, priority and first id, and for no others.
     pub fn set_lanes(&mut self, lanes: impl Iterator<Item = (u8, u64)>) {
         self.lanes.clear();
-        let kept = QueueShared::EXPIRES | QueueShared::LIMITED;
-        self.shared.looked_for.fetch_and(kept, Ordering::Release);
+        self.shared.look_for_no_priority();
         lanes.for_each(|(priority, first_id)| self.add_lane(priority, first_id));
     }
 
@@ -456,7 +321,9 @@ impl State {
         for queue in self.queues.values_mut() {
             queue.settled_balance = 0;
         }
-        let mut touched = HashSet::new();
+        let queues = self.queues.values();
+        let holders: HashSet<u64> = queues.flat_map(|q| q.touched.untouched_holders()).collect();
+        let mut there = HashSet::new();
         for s in &mut self.segments {
             let is_active = s.segment.number == active;
             let messages = match s.segment.index().filter(|_| !is_active) {
@@ -479,8 +346,8 @@ impl State {
                     queue.settled_balance -= i64::from(is_active);
                 } else {
                     queue.settled_balance += i64::from(!is_active);
-                    if queue.touched.contains(id) {
-                        touched.insert(id);
+                    if queue.touched.contains(id) || holders.contains(&id) {
+                        there.insert(id);
                     }
                 }
             }
@@ -489,9 +356,11 @@ impl State {
             s.weight = Weight { acked: s.acks.count(), least: 0, most, largest: u64::MAX };
         }
         for queue in self.queues.values_mut() {
-            let all = queue.touched.range(..).map(|(id, _)| id);
-            let gone: Vec<u64> = all.filter(|id| !touched.contains(id)).collect();
+            let touched = queue.touched.range(..).map(|(id, _)| id);
+            let all = touched.chain(queue.touched.untouched_holders());
+            let gone: Vec<u64> = all.filter(|id| !there.contains(id)).collect();
             gone.into_iter().for_each(|id| drop(queue.touched.remove(id)));
+            queue.wake_for_groups();
             queue.shared.wake_for_room();
         }
         self.reclaimable = true;
@@ -543,6 +412,7 @@ impl State {
         let new = self.ack(id);
         if let Some(queue) = self.queues.get_mut(&queue) {
             queue.touched.remove(id);
+            queue.wake_for_groups();
             queue.forget_known(id);
             if new {
                 queue.settled_balance -= 1;
@@ -553,19 +423,21 @@ impl State {
     }
 
     /// The next untouched message of a queue that lies before `visible`, with the priority of its lane. Lanes of lower
-    /// priority than `at_least` are left out.
+    /// priority than `at_least` are left out, and those that `without` has a bit for.
     pub fn lane_head(
         &mut self,
         queue: u32,
         at_least: u8,
+        without: u16,
         log: &Log,
         visible: Position,
     ) -> Option<(u8, Head)> {
         let entry = self.queues.get_mut(&queue)?;
         // Read before the looks: what one of them misses changes the number.
-        let moment = (entry.shared.urgent.load(Ordering::SeqCst), visible);
+        let moment = (entry.shared.urgent(), visible);
         for lane in entry.lanes.iter_mut().filter(|lane| lane.priority() >= at_least) {
-            if lane.priority() > 0 && lane.is_empty_since(moment) {
+            let is_out = without & 1 << lane.priority() != 0;
+            if is_out || lane.priority() > 0 && lane.is_empty_since(moment) {
                 continue;
             }
             match lane.head(&self.segments, &entry.touched, log, visible) {

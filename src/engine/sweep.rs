@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use super::compact::place;
 use super::expire::Unheld;
-use super::limits::message_bytes;
 use super::maintenance::Maintenance;
 use super::state::SegmentState;
+use super::usage::message_bytes;
 use super::{Engine, QueueShared};
 use crate::clock::Now;
 use crate::error::Result;
@@ -213,4 +213,47 @@ fn expiry_at(segment: &Segment, data: &Mapping, offset: u32, now: Now) -> Option
     let expiry = decode_insert(envelope.info, body).ok()?.0.expiry?;
     let believed = expiry > now.wall_ms || matches!(segment.frame(data, offset), Found::Frame(_));
     believed.then(|| (expiry, message_bytes(envelope.length.into())))
+}
+
+#[cfg(not(any(loom, shuttle)))]
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, TimeSource};
+    use crate::message::Message;
+    use crate::options::{Durability, Settings};
+    use crate::random::Entropy;
+    use crate::storage::sim::Disk;
+    use crate::store::Store;
+
+    #[test]
+    fn sweeps_rest_nineteen_times_as_long_as_they_took() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let (disk, clock) = (Disk::new(), Clock::new());
+        let durability = Durability::Process;
+        let settings = Settings { durability, background: false, ..Settings::default() };
+        let time = TimeSource::Manual(clock.clone());
+        let entropy = Entropy::Sequence(Arc::default());
+        let store = Store::start(Arc::new(disk), settings, time, entropy).unwrap();
+        let queue = store.queue("q").unwrap();
+        let engine = store.engine();
+        let next_sweep = || engine.next_sweep(&mut engine.maintenance.lock());
+        queue.insert(Message::new("first").ttl(SECOND)).unwrap();
+        queue.insert(Message::new("second").ttl(3 * SECOND)).unwrap();
+        clock.advance(SECOND);
+        let mut sweep = next_sweep().expect("the first is due");
+        sweep.took = SECOND;
+        engine.sweep(sweep);
+        loop {
+            let more = engine.maintenance.lock().sweep.take();
+            let Some(sweep) = more else { break };
+            engine.sweep(sweep);
+        }
+        assert_eq!(store.stats().messages, 1);
+        clock.advance(18 * SECOND);
+        assert!(next_sweep().is_none(), "the second is due, and has to wait");
+        assert_eq!(engine.sleep_until_sweep(), Some(SECOND));
+        clock.advance(SECOND);
+        assert!(next_sweep().is_some());
+    }
 }

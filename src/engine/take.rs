@@ -196,6 +196,7 @@ impl Engine {
             Detour::Index(segment) => self.load_index(&segment),
             Detour::Room(refused) => self.make_room(refused, Purpose::Settle),
             Detour::Look(look) => self.look_ahead(queue, &look),
+            Detour::Holders => self.learn_holders(queue),
             Detour::Expired(messages) => self.expire(queue, &messages).map(|_| ()),
             Detour::Exhausted { id } => self.retire_given_back(queue, id, "attempts used up"),
             Detour::Lost { id } => self.drop_damaged(queue, id, None),

@@ -202,6 +202,7 @@ fn the_example_cursor_of_the_format_page_is_what_is_read_and_written() {
         declared_at: Position::new(6, 4096),
         as_of: position,
         expires: false,
+        grouped: false,
         live: 1,
         options: vec![],
         lanes: vec![LaneState { priority: 4, next_id: 1002 }],

@@ -149,17 +149,10 @@ fn segment_section() -> impl Strategy<Value = SegmentSection> {
 fn queue_section() -> impl Strategy<Value = QueueSection> {
     let lane = (0..PRIORITIES, any::<u64>())
         .prop_map(|(priority, next_id)| LaneState { priority, next_id });
-    let positions = (position(), position(), any::<bool>());
+    let positions = (position(), position(), any::<bool>(), any::<bool>());
     (any::<u32>(), small_bytes(), positions, any::<u64>(), small_bytes(), vec(lane, 0..10))
-        .prop_map(|(id, name, (declared_at, as_of, expires), live, options, lanes)| QueueSection {
-            id,
-            name,
-            declared_at,
-            as_of,
-            expires,
-            live,
-            options,
-            lanes,
+        .prop_map(|(id, name, (declared_at, as_of, expires, grouped), live, options, lanes)| {
+            QueueSection { id, name, declared_at, as_of, expires, grouped, live, options, lanes }
         })
 }
 

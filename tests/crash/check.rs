@@ -10,7 +10,9 @@ use std::time::Duration;
 use millpond::testing::{Clock, Crash, Crashes, Cut, Disk};
 use millpond::{Queue, Store, StoreOptions};
 
-use super::world::{Content, DEAD, Got, Moment, Seen, SeenQueue, Stats, came_from, probe_keys};
+use super::world::{
+    Content, DEAD, DRAIN_BATCH, Got, Moment, Seen, SeenQueue, Stats, came_from, probe_keys,
+};
 
 /// The queue that shows whether a store works.
 const PROBE: &str = "probe";
@@ -345,7 +347,7 @@ fn drain(store: &Store, clock: &Clock) -> Check<Seen> {
 fn drain_queue(queue: &Queue, seen: &mut Seen) -> Check<()> {
     let seen = seen.queues.get_mut(queue.name()).ok_or("a queue out of nowhere")?;
     loop {
-        let deliveries = words(queue.get_batch(64, Duration::ZERO), "get")?;
+        let deliveries = words(queue.get_batch(DRAIN_BATCH, Duration::ZERO), "get")?;
         if deliveries.is_empty() {
             return Ok(());
         }

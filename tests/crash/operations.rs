@@ -8,7 +8,7 @@ use millpond::{Delivery, ErrorKind, Fate, State};
 
 use super::check::{mix, words};
 use super::workload::{Durable, Held, Outcome, QUEUES, Workload};
-use super::world::{Content, DEAD, KEYS, Message, Place, Rules, came_from, payload};
+use super::world::{Content, DEAD, KEYS, Message, Place, Queue, Rules, came_from, payload};
 
 /// How many messages the queues may hold before more is taken out than put in.
 const LIVE_MAX: usize = 90;
@@ -356,7 +356,8 @@ impl Workload<'_> {
             1 => words(handle.try_get(), "try_get")?.into_iter().collect(),
             _ => words(handle.get_batch(max, Duration::ZERO), "get_batch")?,
         };
-        let expected = self.expected(queue, max, &got)?;
+        let (expected, after) = self.expected(queue, max, &got)?;
+        *self.world.queue_mut(queue) = after;
         for (delivery, id) in got.into_iter().zip(expected) {
             self.tokens += 1;
             let token = self.tokens;
@@ -365,6 +366,7 @@ impl Workload<'_> {
             let message = entry.messages.get_mut(&id).ok_or("the model has lost a message")?;
             message.attempts += 1;
             message.place = Place::InFlight(now.mono + lease_ms);
+            message.unrecorded = false;
             message.due = 0;
             message.token = token;
             check_delivery(&delivery, id, message)?;
@@ -374,22 +376,30 @@ impl Workload<'_> {
         Ok(false)
     }
 
-    /// What should have come, given that this came. It may be fewer than are there where an index has to be loaded first;
+    /// What should have come, given that this came, and the queue with that taken. It may be fewer than are there where an index has to be loaded first;
     /// and where inserts are synced, only what some sync has covered may come: nobody knows how far those went, but each
     /// went so far that all before it is covered.
-    fn expected(&self, queue: &str, max: usize, got: &[Delivery]) -> Outcome<Vec<u64>> {
+    fn expected(&self, queue: &str, max: usize, got: &[Delivery]) -> Outcome<(Vec<u64>, Queue)> {
         let got: Vec<u64> = got.iter().map(|delivery| delivery.id().as_u64()).collect();
         let entry = self.world.queue(queue);
         let unsynced = |id: &u64| self.inserts_are_synced() && !self.is_durable(queue, *id);
         let unsynced: Vec<u64> = entry.untouched().into_iter().filter(unsynced).collect();
-        let ends = unsynced.iter().copied().chain([u64::MAX]);
-        let mut possible =
-            ends.map(|end| entry.next(max, |id| id < end || !unsynced.contains(&id)));
-        let fits = |next: &Vec<u64>| next.starts_with(&got) && got.is_empty() == next.is_empty();
-        possible.find(fits).ok_or_else(|| {
-            let next = entry.next(max, |_| true);
-            format!("{queue}: got {got:?} where {next:?} is next, of which {unsynced:?} unsynced")
-        })
+        for end in unsynced.iter().copied().chain([u64::MAX]) {
+            let take = |max: usize| {
+                let mut after = entry.clone();
+                let next = after.take_next(max, |id| id < end || !unsynced.contains(&id));
+                (next, after)
+            };
+            let (next, after) = take(max);
+            if next == got {
+                return Ok((got, after));
+            }
+            if next.starts_with(&got) && !got.is_empty() {
+                return Ok(take(got.len()));
+            }
+        }
+        let next = entry.clone().take_next(max, |_| true);
+        Err(format!("{queue}: got {got:?} where {next:?} is next, of which {unsynced:?} unsynced"))
     }
 
     /// Takes any delivery that is held, and says whether it may still settle its message.

@@ -252,6 +252,7 @@ impl<'a> Workload<'a> {
     /// Closes the store properly, and opens it again.
     pub fn reopen(&mut self) -> Outcome<()> {
         self.operate("close", Self::close)?;
+        self.world = self.world.died();
         self.operate("reopen", Self::open)?;
         self.coverage.reopens += 1;
         let recovery = self.store().recovery();

@@ -24,6 +24,7 @@ pub struct Content {
     pub header: Option<i64>,
     /// Its deduplication key.
     pub key: Option<u8>,
+    pub group: Option<u8>,
 }
 
 /// How many deduplication keys there are.
@@ -37,7 +38,7 @@ impl Content {
     /// Of a plain message.
     pub fn of(payload: &[u8]) -> Content {
         let checksum = crc32fast::hash(payload);
-        Content { len: payload.len(), checksum, priority: 0, header: None, key: None }
+        Content { len: payload.len(), checksum, priority: 0, header: None, key: None, group: None }
     }
 
     /// Of a message that is to be inserted into `queue`: in one of the queues they differ in more than their payloads.
@@ -48,6 +49,8 @@ impl Content {
                 let header = tag.is_multiple_of(4).then_some(tag as i64);
                 Content { priority: (tag % 3) as u8, header, ..plain }
             }
+            // Every other one belongs to one of two groups.
+            "a" => Content { group: [Some(1), None, Some(2), None][tag as usize % 4], ..plain },
             // Every other one expires.
             "t" => Content { header: tag.is_multiple_of(2).then_some(-(tag as i64)), ..plain },
             _ => plain,
@@ -67,8 +70,9 @@ impl Content {
     pub fn delivered(delivery: &Delivery) -> Content {
         let header = delivery.headers().get(HEADER).and_then(|value| value.as_integer());
         let key = delivery.dedup_key().map(|key| key[0]);
+        let group = delivery.group().map(|group| group[0]);
         let plain = Content::of(delivery.payload());
-        Content { priority: delivery.priority(), header, key, ..plain }
+        Content { priority: delivery.priority(), header, key, group, ..plain }
     }
 
     /// The message with this content.
@@ -81,6 +85,10 @@ impl Content {
         };
         let message = match self.ttl_ms() {
             Some(ttl) => message.ttl(Duration::from_millis(ttl)),
+            None => message,
+        };
+        let message = match self.group {
+            Some(group) => message.group(vec![group]),
             None => message,
         };
         match self.key {
@@ -142,6 +150,10 @@ pub struct Message {
     pub content: Content,
     pub attempts: u32,
     pub place: Place,
+    /// It was passed over since another one holds its group; then it is as if it was given back.
+    pub waits: bool,
+    /// That is all that happened to it.
+    pub unrecorded: bool,
     /// When its delay was or will be over, by the wall clock; 0 if it was not delayed since it was last delivered.
     pub due: u64,
     /// When it expires, by the wall clock.
@@ -214,6 +226,10 @@ pub struct Queue {
     pub rules: Rules,
     pub is_paused: bool,
     pub messages: BTreeMap<u64, Message>,
+    /// Who holds each group: the one that was delivered last, until it is done with, and then the next of those that wait.
+    holders: BTreeMap<u8, u64>,
+    /// The process has ended since these were asked for.
+    unlearned: bool,
     /// The time of the wall clock that was last told.
     wall: u64,
     /// The last keys that were inserted, each with the id and the time of its message.
@@ -308,8 +324,58 @@ impl Queue {
 
     /// The message that must leave the queue before anything of it is delivered.
     pub fn first_exhausted(&self) -> Option<u64> {
-        let ((_, _, _, id), message) = self.deliverable().min_by_key(|(turn, _)| *turn)?;
-        self.rules.exhausted(message.attempts).then_some(id)
+        let mut trial = self.clone();
+        let id = trial.next_admitted(&[], |_| true)?;
+        trial.is_exhausted(id).then_some(id)
+    }
+
+    /// The next message that may go out, but for those that are taken. Those before it have to wait for their groups.
+    fn next_admitted(&mut self, taken: &[u64], is_visible: impl Fn(u64) -> bool) -> Option<u64> {
+        self.pass_on_groups();
+        loop {
+            let free = self
+                .deliverable()
+                .filter(|((_, _, _, id), m)| !m.waits && is_visible(*id) && !taken.contains(id));
+            let ((_, _, _, id), _) = free.min_by_key(|(turn, _)| *turn)?;
+            if self.may_go(id) {
+                return Some(id);
+            }
+            let message = self.messages.get_mut(&id)?;
+            message.waits = true;
+            if message.place == Place::Untouched {
+                message.place = Place::GivenBack;
+                message.unrecorded = true;
+            }
+        }
+    }
+
+    fn may_go(&mut self, id: u64) -> bool {
+        let Some(group) = self.messages[&id].content.group else { return true };
+        if std::mem::take(&mut self.unlearned) {
+            let messages = &self.messages;
+            self.holders.retain(|_, holder| {
+                let Message { place, attempts, .. } = messages[holder];
+                matches!(place, Place::Delayed(_)) || attempts > 0
+            });
+        }
+        self.holders.get(&group).is_none_or(|holder| *holder == id)
+    }
+
+    /// Whoever is done with lets go of its group, and the next of those that wait holds it.
+    fn pass_on_groups(&mut self) {
+        let messages = &self.messages;
+        let done = |id: &u64| messages.get(id).is_none_or(|m| m.place == Place::Buried);
+        let free = self.holders.iter().filter(|(_, holder)| done(holder)).map(|(group, _)| *group);
+        for group in free.collect::<Vec<u8>>() {
+            self.holders.remove(&group);
+            let waiting = self.messages.iter_mut().filter(|(_, m)| m.waits);
+            let waiting = waiting.filter(|(_, message)| message.content.group == Some(group));
+            let next = waiting.min_by_key(|(id, m)| (Reverse(m.content.priority), m.due, **id));
+            if let Some((id, message)) = next {
+                message.waits = false;
+                self.holders.insert(group, *id);
+            }
+        }
     }
 
     /// The messages that make room for `count` more. Only where all have the same priority.
@@ -331,12 +397,21 @@ impl Queue {
         self.messages.get(&id).is_some_and(|m| self.rules.exhausted(m.attempts))
     }
 
-    /// What a get of up to `max` takes once nothing exhausted stands in front, of what may be seen.
-    pub fn next(&self, max: usize, is_visible: impl Fn(u64) -> bool) -> Vec<u64> {
-        let mut all: Vec<_> = self.deliverable().filter(|(turn, _)| is_visible(turn.3)).collect();
-        all.sort_unstable_by_key(|(turn, _)| *turn);
-        let fresh = all.iter().take_while(|(_, m)| !self.rules.exhausted(m.attempts));
-        fresh.map(|((_, _, _, id), _)| *id).take(max).collect()
+    /// What a get of up to `max` takes once nothing exhausted stands in front, of what may be seen. They hold their groups
+    /// from then on.
+    pub fn take_next(&mut self, max: usize, is_visible: impl Fn(u64) -> bool) -> Vec<u64> {
+        let mut taken = Vec::new();
+        while taken.len() < max {
+            let Some(id) = self.next_admitted(&taken, &is_visible) else { break };
+            if self.is_exhausted(id) {
+                break;
+            }
+            if let Some(group) = self.messages[&id].content.group {
+                self.holders.insert(group, id);
+            }
+            taken.push(id);
+        }
+        taken
     }
 }
 
@@ -357,7 +432,19 @@ impl World {
     pub fn insert(&mut self, queue: &'static str, id: u64, content: Content) {
         let (place, due) = (Place::Untouched, 0);
         let (origin, from, expiry) = (id, None, None);
-        let message = Message { origin, from, content, attempts: 0, place, due, expiry, token: 0 };
+        let (waits, unrecorded, attempts, token) = (false, false, 0, 0);
+        let message = Message {
+            origin,
+            from,
+            content,
+            attempts,
+            place,
+            waits,
+            unrecorded,
+            due,
+            expiry,
+            token,
+        };
         self.queue_mut(queue).messages.insert(id, message);
     }
 
@@ -399,7 +486,9 @@ impl World {
             let (place, from, expiry) = (Place::Untouched, Some(home), None);
             let content = Content { key: None, ..message.content };
             let message = Message { content, from, expiry, ..message };
-            let moved = Message { attempts: 0, place, due: 0, token: 0, ..message };
+            let (waits, unrecorded) = (false, false);
+            let moved =
+                Message { attempts: 0, place, waits, unrecorded, due: 0, token: 0, ..message };
             self.queue_mut(to).messages.insert(new_id, moved);
         }
     }
@@ -423,6 +512,7 @@ impl World {
 
     /// Makes buried messages ready. How many there were.
     pub fn kick(&mut self, queue: &'static str, max: usize) -> u64 {
+        self.queue_mut(queue).pass_on_groups();
         let buried = self.queue(queue).ids_at(|place| place == Place::Buried);
         let kicked = buried.iter().take(max);
         kicked.map(|id| self.put(queue, *id, 0, Place::GivenBack)).count() as u64
@@ -432,7 +522,10 @@ impl World {
     pub fn put(&mut self, queue: &'static str, id: u64, attempts: u32, place: Place) {
         if let Some(message) = self.queue_mut(queue).messages.get_mut(&id) {
             let due = if let Place::Delayed(due) = place { due } else { 0 };
-            *message = Message { attempts, place, due, token: 0, ..message.clone() };
+            let (waits, unrecorded) = (false, false);
+            let message_is =
+                Message { attempts, place, waits, unrecorded, due, token: 0, ..message.clone() };
+            *message = message_is;
         }
     }
 
@@ -443,9 +536,15 @@ impl World {
     /// The store as the next process finds it: nothing is in flight any more, and the attempts count.
     pub fn died(&self) -> World {
         let mut world = self.clone();
-        for queue in world.queues.values_mut() {
-            for message in Arc::make_mut(queue).messages.values_mut() {
+        for queue in world.queues.values_mut().map(Arc::make_mut) {
+            queue.pass_on_groups();
+            queue.unlearned = true;
+            for message in queue.messages.values_mut() {
                 message.token = 0;
+                message.waits = false;
+                if std::mem::take(&mut message.unrecorded) {
+                    message.place = Place::Untouched;
+                }
                 if let Place::InFlight(_) = message.place {
                     message.place = Place::GivenBack;
                 }
@@ -499,7 +598,7 @@ impl World {
                 self.retire(name, id, new_id);
                 continue;
             }
-            let ids = self.queue(name).next(usize::MAX, |_| true);
+            let ids = self.queue_mut(name).take_next(DRAIN_BATCH, |_| true);
             if ids.is_empty() {
                 let messages = &mut self.queue_mut(name).messages;
                 messages.retain(|_, message| !message.is_fading(wall));
@@ -516,6 +615,9 @@ impl World {
         }
     }
 }
+
+/// How many messages a drain gets at a time: of a group one in each batch.
+pub const DRAIN_BATCH: usize = 64;
 
 /// A world that the past has seen, and that does not change any more.
 #[derive(Debug, Default)]

@@ -13,12 +13,17 @@ pub use random::Random;
 /// The queue with one consumer, where the order of deliveries is checked.
 pub const SINGLE: u8 = 0;
 
-pub const QUEUES: [&str; 3] = ["single", "shared", "slow"];
+pub const QUEUES: [&str; 4] = ["single", "shared", "slow", "grouped"];
+
+/// The queue whose messages belong to groups.
+pub const GROUPED: u8 = 3;
+
+const GROUPS: u64 = 5;
 
 pub const PRODUCERS: u64 = 4;
 
 /// The queues that each consumer takes from, in turn.
-pub const CONSUMERS: [&[u8]; 4] = [&[SINGLE], &[1], &[2], &[1, 2]];
+pub const CONSUMERS: [&[u8]; 4] = [&[SINGLE], &[1, GROUPED], &[2, GROUPED], &[1, 2, GROUPED]];
 
 /// The journal of the thread that pauses a queue.
 pub const PAUSER: usize = PRODUCERS as usize + CONSUMERS.len();
@@ -85,9 +90,9 @@ pub fn payload(queue: u8, key: u64) -> Vec<u8> {
 /// How many priorities there are.
 pub const PRIORITIES: usize = 3;
 
-/// How urgent the message of that name is. In the single queue all are alike.
+/// How urgent the message of that name is. In some queues all are alike.
 pub fn priority(queue: u8, key: u64) -> u8 {
-    if queue == SINGLE { 0 } else { (key % PRIORITIES as u64) as u8 }
+    if queue == SINGLE || queue == GROUPED { 0 } else { (key % PRIORITIES as u64) as u8 }
 }
 
 /// For how long the message of that name is delayed; only where others may overtake it.
@@ -95,9 +100,14 @@ fn delay_ms(queue: u8, key: u64) -> u64 {
     if queue == 2 && key.is_multiple_of(5) { 1 + key % 7 } else { 0 }
 }
 
-/// Whether the message of that name comes when it is due, and not in the order of the inserts.
-pub fn is_delayed(queue: u8, key: u64) -> bool {
-    delay_ms(queue, key) > 0
+/// Whether the message of that name comes in the order of the inserts, and not when it is due or its group allows it.
+pub fn comes_in_order(queue: u8, key: u64) -> bool {
+    delay_ms(queue, key) == 0 && group(queue, key).is_none()
+}
+
+/// The group that the message of that name belongs to.
+pub fn group(queue: u8, key: u64) -> Option<u8> {
+    (queue == GROUPED).then_some((key % GROUPS) as u8)
 }
 
 /// Whether messages of that queue expire.
@@ -129,6 +139,10 @@ pub fn has_dedup_key(key: u64) -> bool {
 pub fn message(queue: u8, key: u64, payload: &[u8]) -> Message<'_> {
     let delay = Duration::from_millis(delay_ms(queue, key));
     let message = Message::new(payload).priority(priority(queue, key)).delay(delay);
+    let message = match group(queue, key) {
+        Some(group) => message.group(vec![group]),
+        None => message,
+    };
     let message = match ttl(queue, key) {
         Some(ttl) => message.ttl(ttl),
         None => message,
@@ -148,6 +162,9 @@ pub fn check(queue: u8, delivery: &Delivery) -> Result<u64, String> {
     if found != (priority(queue, key), header.clone(), usize::from(header.is_some())) {
         return Err(format!("message {key:#x} of queue {queue} came with {found:?}"));
     }
+    if delivery.group() != group(queue, key).as_ref().map(std::slice::from_ref) {
+        return Err(format!("message {key:#x} came with group {:?}", delivery.group()));
+    }
     if delivery.dedup_key() != dedup_key(key).as_ref().map(<[u8; 8]>::as_slice) {
         return Err(format!("message {key:#x} came with {:?}", delivery.dedup_key()));
     }
@@ -155,7 +172,7 @@ pub fn check(queue: u8, delivery: &Delivery) -> Result<u64, String> {
 }
 
 /// The name of the message with these bytes, if it is one of this queue.
-fn identify(queue: u8, bytes: &[u8]) -> Result<u64, String> {
+pub fn identify(queue: u8, bytes: &[u8]) -> Result<u64, String> {
     let name = bytes.first_chunk().ok_or_else(|| format!("a message of {} bytes", bytes.len()))?;
     let key = u64::from_le_bytes(*name);
     if payload(queue, key) != bytes {

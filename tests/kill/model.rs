@@ -3,11 +3,11 @@
 //! Only what was under way at the moment of the kill is uncertain. What the store holds after the kill settles it, and
 //! from then on it must stay so.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use crate::journal::{Kind, Record};
-use crate::load::{PRIORITIES, QUEUES, SINGLE, is_delayed, priority, ttl};
+use crate::load::{PRIORITIES, QUEUES, SINGLE, comes_in_order, group, priority, ttl};
 
 /// A message that may be in the store.
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +96,7 @@ pub struct Model {
     ids: HashMap<u64, u64>,
     /// The highest id that was delivered of each queue and priority.
     highest: [[u64; PRIORITIES]; QUEUES.len()],
+    groups: BTreeMap<u8, Group>,
     /// Whether the queue that is paused now and then is. None if that was under way.
     paused: Option<bool>,
     uncertain: Uncertain,
@@ -108,7 +109,20 @@ type Checked<T = ()> = Result<T, String>;
 struct Delivered {
     got: Record,
     settling: Option<Kind>,
+    /// When that began; for ever if it has not.
+    settling_at: u64,
     settled: bool,
+}
+
+/// What is known of a group.
+#[derive(Debug, Default)]
+struct Group {
+    /// Of those that nobody had had before, the last that was delivered.
+    highest: u64,
+    /// The last that was delivered, and until when it was held, since the child began.
+    last: Option<(u64, u64)>,
+    /// The only one that may be next, and whether that outlives the process.
+    next: Option<(u64, bool)>,
 }
 
 impl Model {
@@ -127,6 +141,10 @@ impl Model {
         }
         // A message is got again only after its last delivery was written down and then settled.
         delivered.sort_by_key(|delivered| delivered.got.at);
+        for group in self.groups.values_mut() {
+            group.last = None;
+            group.next = group.next.filter(|(_, lasts)| *lasts);
+        }
         delivered.iter().try_for_each(|delivered| self.play_delivery(delivered))?;
         self.figures.in_flight_when_killed += self.held();
         Ok(())
@@ -214,6 +232,7 @@ impl Model {
         let Record { key, id, attempt, queue, .. } = delivered.got;
         self.identify(key, id)?;
         self.note_delivered(queue, key, id);
+        self.play_group(delivered)?;
         self.figures.deliveries += 1;
         self.figures.redeliveries += u64::from(attempt > 1);
         let message = self.message(key)?;
@@ -244,6 +263,33 @@ impl Model {
             (Some(_), false) => self.uncertain.settling += 1,
             _ => {}
         }
+        Ok(())
+    }
+
+    /// Of a group one message is out at a time, and nobody has had any that comes before those that were delivered. One that
+    /// was not done with is the next.
+    fn play_group(&mut self, delivered: &Delivered) -> Checked {
+        let Record { key, id, queue, at, .. } = delivered.got;
+        let Some(name) = group(queue, key) else { return Ok(()) };
+        let is_new = !self.message(key)?.touched;
+        let group = self.groups.entry(name).or_default();
+        let was_held = group.last.is_some_and(|(_, until)| at < until);
+        if was_held || group.next.is_some_and(|(next, _)| next != key) {
+            return Err(format!("{:?} was delivered beside others: {group:?}", delivered.got));
+        }
+        if is_new && id <= group.highest {
+            return Err(format!("{:?} was delivered late: {group:?}", delivered.got));
+        }
+        if is_new {
+            group.highest = id;
+        }
+        group.last = Some((key, delivered.settling_at));
+        group.next = match delivered.settling {
+            None | Some(Kind::Failing) => Some((key, true)),
+            // Without an attempt, nothing may say any more that it was delivered.
+            Some(Kind::Releasing) => Some((key, false)),
+            _ => None,
+        };
         Ok(())
     }
 
@@ -314,7 +360,7 @@ impl Model {
     }
 
     fn note_delivered(&mut self, queue: u8, key: u64, id: u64) {
-        if is_delayed(queue, key) {
+        if !comes_in_order(queue, key) {
             return;
         }
         let highest = &mut self.highest[queue as usize][priority(queue, key) as usize];
@@ -327,7 +373,7 @@ impl Model {
         let mut last = self.highest;
         let mut lowest = [u8::MAX; QUEUES.len()];
         let in_order =
-            |seen: &&Seen| !self.live[&seen.key].touched && !is_delayed(seen.queue, seen.key);
+            |seen: &&Seen| !self.live[&seen.key].touched && comes_in_order(seen.queue, seen.key);
         for seen in seen.iter().filter(in_order) {
             let (queue, priority) = (seen.queue as usize, priority(seen.queue, seen.key));
             let last = &mut last[queue][priority as usize];
@@ -385,10 +431,13 @@ fn deliveries(journal: &[Record]) -> Vec<Delivered> {
         match record.kind {
             Kind::Got => {
                 open.insert(record.id, delivered.len());
-                delivered.push(Delivered { got: *record, settling: None, settled: false });
+                let (settling, settling_at, settled) = (None, u64::MAX, false);
+                delivered.push(Delivered { got: *record, settling, settling_at, settled });
             }
             Kind::Deleting | Kind::Releasing | Kind::Failing | Kind::Burying => {
-                delivered[open[&record.id]].settling = Some(record.kind);
+                let delivered = &mut delivered[open[&record.id]];
+                delivered.settling = Some(record.kind);
+                delivered.settling_at = record.at;
             }
             Kind::Settled => delivered[open[&record.id]].settled = true,
             _ => {}

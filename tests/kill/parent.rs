@@ -7,14 +7,14 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use millpond::{Delivery, Durability, Store};
+use millpond::{Delivery, Durability, State, Store};
 use tempfile::TempDir;
 
 use crate::Length;
 use crate::child::{self, Orders};
 use crate::fifo;
 use crate::journal::{self, Kind, Record};
-use crate::load::{self, CONSUMERS, PAUSED, PAUSER, PRODUCERS, QUEUES, Random, SINGLE};
+use crate::load::{self, CONSUMERS, GROUPED, PAUSED, PAUSER, PRODUCERS, QUEUES, Random, SINGLE};
 use crate::model::{Model, Seen};
 
 const SIGKILL: i32 = 9;
@@ -250,10 +250,11 @@ fn open(copy: &Path, orders: &Orders, clean: bool) -> Result<Store, String> {
 }
 
 /// Takes all messages out of all queues, and keeps them in flight.
-fn drain(store: &Store) -> Result<Vec<(Seen, Delivery)>, String> {
+fn drain(store: &Store) -> Result<Vec<(Seen, Option<Delivery>)>, String> {
     let text = |error: millpond::Error| error.to_string();
     let mut all = Vec::new();
-    for (n, name) in (0..).zip(QUEUES) {
+    // That of the groups is looked through instead.
+    for (n, name) in (0..).zip(QUEUES).filter(|(n, _)| *n != GROUPED) {
         // A child that was killed early has declared none.
         let Some(queue) = store.find(name).map_err(text)? else { continue };
         // Buried, and not kicked yet.
@@ -268,7 +269,7 @@ fn drain(store: &Store) -> Result<Vec<(Seen, Delivery)>, String> {
             for delivery in queue.get_batch(1000, Duration::from_millis(20)).map_err(text)? {
                 let key = load::check(n, &delivery)?;
                 let (id, attempt) = (delivery.id().as_u64(), delivery.attempt());
-                all.push((Seen { queue: n, id, key, attempt }, delivery));
+                all.push((Seen { queue: n, id, key, attempt }, Some(delivery)));
                 found += 1;
             }
         }
@@ -278,9 +279,29 @@ fn drain(store: &Store) -> Result<Vec<(Seen, Delivery)>, String> {
             return Err(format!("{found} messages of queue {name:?}, more: {more}; {stats:?}"));
         }
     }
+    all.extend(look_through_groups(store)?);
     let stats = store.stats();
     if stats.messages != all.len() as u64 || stats.damaged_messages > 0 {
         return Err(format!("{} messages were delivered: {stats:?}", all.len()));
+    }
+    Ok(all)
+}
+
+/// All messages of the queue with groups, of which only one each could be got.
+fn look_through_groups(store: &Store) -> Result<Vec<(Seen, Option<Delivery>)>, String> {
+    let text = |error: millpond::Error| error.to_string();
+    let Some(queue) = store.find(QUEUES[GROUPED as usize]).map_err(text)? else {
+        return Ok(Vec::new());
+    };
+    queue.kick(u64::MAX).map_err(text)?;
+    let mut all = Vec::new();
+    for state in [State::Ready, State::Delayed] {
+        for entry in queue.browse(state) {
+            let entry = entry.map_err(text)?;
+            let key = load::identify(GROUPED, entry.payload())?;
+            let (id, attempt) = (entry.id().as_u64(), entry.attempt());
+            all.push((Seen { queue: GROUPED, id, key, attempt }, None));
+        }
     }
     Ok(all)
 }

@@ -19,6 +19,7 @@ enum Op {
     InsertDelayed { queue: usize, priority: u8, delay: u64 },
     InsertMortal { queue: usize, priority: u8, ttl: u64 },
     InsertKeyed { queue: usize, keys: Vec<u8>, priority: u8 },
+    InsertGrouped { queue: usize, groups: Vec<u8>, priority: u8, delay: u64 },
     Get { queue: usize, max: Option<usize> },
     Peek { queue: usize },
     Delete { which: usize },
@@ -112,6 +113,8 @@ fn messages() -> impl Strategy<Value = Op> {
             .prop_map(|(queue, priority, ttl)| Op::InsertMortal { queue, priority, ttl }),
         3 => (a_queue(), prop::collection::vec(0u8..4, 1..4), a_priority())
             .prop_map(|(queue, keys, priority)| Op::InsertKeyed { queue, keys, priority }),
+        5 => (a_queue(), prop::collection::vec(0u8..3, 1..5), a_priority(), prop_oneof![5 => Just(0), 1 => a_time()])
+            .prop_map(|(queue, groups, priority, delay)| Op::InsertGrouped { queue, groups, priority, delay }),
         6 => a_queue().prop_map(|queue| Op::Get { queue, max: None }),
         3 => (a_queue(), 1usize..6).prop_map(|(queue, max)| Op::Get { queue, max: Some(max) }),
         1 => a_queue().prop_map(|queue| Op::Peek { queue }),
@@ -179,6 +182,9 @@ fn apply(world: &mut World, op: &Op) {
         }
         Op::InsertKeyed { queue, keys, priority } => {
             world.insert_keyed(NAMES[queue], &keys, priority)
+        }
+        Op::InsertGrouped { queue, groups, priority, delay } => {
+            world.insert_grouped(NAMES[queue], &groups, priority, delay)
         }
         Op::Get { queue, max } => world.get(NAMES[queue], max),
         Op::Peek { queue } => world.peek(NAMES[queue]),

@@ -32,6 +32,11 @@ pub struct Message {
     pub id: Option<u64>,
     /// The first message of those that this one was moved from.
     pub origin: Seq,
+    pub group: Option<u8>,
+    /// Whether it was passed over since another one holds its group; then it is as if it was given back.
+    pub waits: bool,
+    /// Whether that is all that happened to it, and is forgotten when the process ends.
+    pub unrecorded: bool,
     /// The queue that has given it up.
     pub from: Option<&'static str>,
     pub place: Place,
@@ -131,6 +136,10 @@ pub struct Queue {
     pub options: Options,
     pub messages: BTreeMap<Seq, Message>,
     pub window: Window,
+    /// Who holds each group: the one that went out last, until it is done with, and then the next of those that wait.
+    pub holders: BTreeMap<u8, Seq>,
+    /// Whether the process has ended since these were asked for.
+    pub unlearned: bool,
     /// Failures that have paused it, or 0 if somebody has.
     pub paused: Option<u32>,
     /// Failures in a row.
@@ -188,14 +197,60 @@ pub struct Model {
 }
 
 impl Queue {
-    /// The next one to go out: of the highest priority, and of those the given back ones first, then those that were
+    /// The next one to go out. Those before it have to wait for their groups.
+    pub fn next(&mut self, wall: u64) -> Option<Seq> {
+        self.pass_on_groups();
+        loop {
+            let seq = self.first(wall)?;
+            if self.may_go(seq) {
+                return Some(seq);
+            }
+            let message = self.messages.get_mut(&seq).unwrap();
+            message.waits = true;
+            if message.place == Place::Untouched {
+                message.place = Place::GivenBack;
+                message.unrecorded = true;
+            }
+        }
+    }
+
+    fn may_go(&mut self, seq: Seq) -> bool {
+        let Some(group) = self.messages[&seq].group else { return true };
+        if std::mem::take(&mut self.unlearned) {
+            let messages = &self.messages;
+            self.holders.retain(|_, holder| {
+                let Message { place, attempts, .. } = messages[holder];
+                matches!(place, Place::Delayed(_)) || attempts > 0
+            });
+        }
+        self.holders.get(&group).is_none_or(|holder| *holder == seq)
+    }
+
+    /// Whoever is done with lets go of its group, and the next of those that wait holds it.
+    pub fn pass_on_groups(&mut self) {
+        let messages = &self.messages;
+        let done = |seq: &Seq| messages.get(seq).is_none_or(|m| m.place == Place::Buried);
+        let free = self.holders.iter().filter(|(_, holder)| done(holder)).map(|(group, _)| *group);
+        for group in free.collect::<Vec<u8>>() {
+            self.holders.remove(&group);
+            let waiting = self.messages.iter_mut().filter(|(_, m)| m.waits);
+            let waiting = waiting.filter(|(_, message)| message.group == Some(group));
+            let next = waiting.min_by_key(|(seq, m)| (Reverse(m.priority), m.was_due, **seq));
+            if let Some((seq, message)) = next {
+                message.waits = false;
+                self.holders.insert(group, *seq);
+            }
+        }
+    }
+
+    /// Of those that do not wait: of the highest priority, and of these the given back ones first, then those that were
     /// delayed, by due time.
-    pub fn first(&self, wall: u64) -> Option<Seq> {
+    fn first(&self, wall: u64) -> Option<Seq> {
         let ready = self
             .messages
             .iter()
             .filter(|(_, m)| matches!(m.place, Place::GivenBack | Place::Untouched))
-            .filter(|(_, m)| !m.is_fading(wall));
+            .filter(|(_, m)| !m.waits && !m.is_fading(wall));
         let turn = |(seq, m): &(&Seq, &Message)| {
             (Reverse(m.priority), m.place != Place::GivenBack, m.was_due, **seq)
         };
@@ -370,6 +425,9 @@ impl Model {
             headers,
             id: None,
             origin,
+            group: None,
+            waits: false,
+            unrecorded: false,
             from: None,
             place: Place::Untouched,
             attempts: 0,
@@ -457,7 +515,7 @@ impl Model {
             if queue.paused.is_some() {
                 break;
             }
-            let Some(seq) = queue.first(self.wall) else { break };
+            let Some(seq) = queue.next(self.wall) else { break };
             if queue.is_exhausted(seq) {
                 if !taken.is_empty() {
                     break;
@@ -471,6 +529,10 @@ impl Model {
             let incarnation = queue.incarnation;
             let message = queue.messages.get_mut(&seq).unwrap();
             message.place = Place::InFlight(deadline);
+            message.unrecorded = false;
+            if let Some(group) = message.group {
+                queue.holders.insert(group, seq);
+            }
             message.attempts += 1;
             message.holder = Some(token);
             message.was_due = None;
@@ -499,23 +561,17 @@ impl Model {
             return false;
         }
         let messages = &mut self.queues.get_mut(name).unwrap().messages;
-        let Message { payload, priority, headers, origin, .. } = messages.remove(&seq).unwrap();
-        self.insert_moved(dead, payload, priority, headers, origin, name);
+        let message = messages.remove(&seq).unwrap();
+        self.insert_moved(dead, message, name);
         true
     }
 
-    fn insert_moved(
-        &mut self,
-        to: &'static str,
-        payload: Vec<u8>,
-        priority: u8,
-        headers: Headers,
-        origin: Seq,
-        from: &'static str,
-    ) {
+    fn insert_moved(&mut self, to: &'static str, moved: Message, from: &'static str) {
+        let Message { payload, priority, headers, origin, group, .. } = moved;
         let seq = self.insert_as(to, payload, priority, headers, origin);
-        let message = self.queues.get_mut(to).unwrap().messages.get_mut(&seq);
-        message.unwrap().from = Some(from);
+        let message = self.queues.get_mut(to).unwrap().messages.get_mut(&seq).unwrap();
+        message.from = Some(from);
+        message.group = group;
     }
 
     /// Returns how many were moved.
@@ -540,8 +596,7 @@ impl Model {
             // It may have made room for what made room.
             let messages = &mut self.queues.get_mut(name).unwrap().messages;
             let Some(message) = messages.remove(&seq) else { continue };
-            let Message { payload, priority, headers, origin, .. } = message;
-            self.insert_moved(home, payload, priority, headers, origin, home);
+            self.insert_moved(home, message, home);
             moved += 1;
         }
         Ok(moved as u64)
@@ -560,8 +615,9 @@ impl Model {
 
     /// Returns how many there were.
     pub fn kick(&mut self, name: &'static str, max: usize) -> u64 {
-        let messages = &mut self.queues.get_mut(name).unwrap().messages;
-        let buried = messages.values_mut().filter(|message| message.place == Place::Buried);
+        let queue = self.queues.get_mut(name).unwrap();
+        queue.pass_on_groups();
+        let buried = queue.messages.values_mut().filter(|message| message.place == Place::Buried);
         let mut kicked = 0;
         for message in buried.take(max) {
             (message.place, message.attempts, message.was_due) = (Place::GivenBack, 0, None);
@@ -673,9 +729,17 @@ impl Model {
         let (mono, offset) = (self.mono, self.offset());
         self.queues.values_mut().for_each(|queue| queue.window.reopen(closed, mono, offset));
         let mut in_flight = 0;
-        self.queues.values_mut().for_each(|queue| queue.streak = 0);
+        for queue in self.queues.values_mut() {
+            queue.pass_on_groups();
+            queue.streak = 0;
+            queue.unlearned = true;
+        }
         for message in self.queues.values_mut().flat_map(|queue| queue.messages.values_mut()) {
             message.holder = None;
+            message.waits = false;
+            if std::mem::take(&mut message.unrecorded) {
+                message.place = Place::Untouched;
+            }
             if matches!(message.place, Place::InFlight(_)) {
                 in_flight += 1;
                 message.place = Place::GivenBack;

@@ -168,6 +168,32 @@ impl World {
         self.new_id(name, seq, id.as_u64());
     }
 
+    /// One message for each group, in a batch if there are several.
+    pub fn insert_grouped(&mut self, name: &'static str, groups: &[u8], priority: u8, delay: u64) {
+        let queue = self.queue(name);
+        let blocks = self.model.queues[name].options.max_messages.is_some();
+        let blocks = blocks && !self.model.queues[name].options.drops && groups.len() > 1;
+        if blocks {
+            // It might wait for ever.
+            return;
+        }
+        let payloads: Vec<Vec<u8>> = groups.iter().map(|_| self.payload(40)).collect();
+        let mut messages = payloads.iter().zip(groups).map(|(payload, group)| {
+            Message::new(payload).group(vec![*group]).priority(priority).delay(ms(delay))
+        });
+        let real = match groups.len() {
+            1 => queue.try_insert(messages.next().unwrap()).map(|id| vec![id]),
+            _ => queue.insert_batch(messages),
+        };
+        let Some(ids) = self.room(name, groups.len() as u64, real) else { return };
+        for ((id, group), payload) in ids.iter().zip(groups).zip(payloads) {
+            let seq = self.model.insert(name, payload, priority, Vec::new(), delay);
+            let queue = self.model.queues.get_mut(name).unwrap();
+            queue.messages.get_mut(&seq).unwrap().group = Some(*group);
+            self.new_id(name, seq, id.as_u64());
+        }
+    }
+
     /// One message for each key, in a batch if there are several.
     pub fn insert_keyed(&mut self, name: &'static str, keys: &[u8], priority: u8) {
         let queue = self.queue(name);
@@ -255,6 +281,7 @@ impl World {
             assert_eq!(delivery.attempt(), message.attempts, "attempts of {}", delivery.id());
             assert_eq!(delivery.queue(), name);
             assert_eq!(delivery.priority(), message.priority);
+            assert_eq!(delivery.group(), message.group.as_ref().map(std::slice::from_ref));
             let headers = delivery.headers();
             let headers = headers.iter().map(|(key, value)| (key, value.as_integer().unwrap()));
             assert_eq!(headers.collect::<Vec<_>>(), message.headers);
@@ -272,7 +299,8 @@ impl World {
     pub fn peek(&mut self, name: &'static str) {
         let queue = self.queue(name);
         let real = queue.peek().unwrap();
-        let model = self.model.queues[name].first(self.model.wall);
+        let wall = self.model.wall;
+        let model = self.model.queues.get_mut(name).unwrap().next(wall);
         assert_eq!(real.is_some(), model.is_some(), "a message to peek at in {name}");
         let Some((entry, seq)) = real.zip(model) else { return };
         self.same_message(name, seq, entry.id().as_u64(), entry.payload());

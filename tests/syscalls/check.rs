@@ -9,7 +9,9 @@ use millpond::{Durability, Queue, Store};
 
 use crate::child::{self, Note, Orders};
 use crate::script::Script;
-use crate::world::{Content, DEAD, Got, Seen, SeenQueue, Stats, World, came_from, probe_keys};
+use crate::world::{
+    Content, DEAD, DRAIN_BATCH, Got, Seen, SeenQueue, Stats, World, came_from, probe_keys,
+};
 
 type Check<T> = Result<T, String>;
 
@@ -151,7 +153,7 @@ fn drain(store: &Store) -> Check<Seen> {
 fn drain_queue(queue: &Queue, seen: &mut Seen) -> Check<()> {
     let seen = seen.queues.get_mut(queue.name()).ok_or("a queue out of nowhere")?;
     loop {
-        let deliveries = words(queue.get_batch(64, Duration::ZERO), "get")?;
+        let deliveries = words(queue.get_batch(DRAIN_BATCH, Duration::ZERO), "get")?;
         if deliveries.is_empty() {
             return Ok(());
         }

@@ -315,7 +315,7 @@ impl Script {
             self.retire(queue, id);
         }
         let mut got = Vec::new();
-        for id in self.world.queue(queue).next(max, |_| true) {
+        for id in self.world.queue_mut(queue).take_next(max, |_| true) {
             if let Some(message) = self.world.queue_mut(queue).messages.get_mut(&id) {
                 message.attempts += 1;
                 message.place = Place::InFlight(u64::MAX);

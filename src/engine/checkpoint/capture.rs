@@ -118,7 +118,9 @@ impl Engine {
             encoder.queue(&section);
             let mut from = Bound::Unbounded;
             while let Some((piece, last)) = self.entries_piece(queue, from) {
-                encoder.entries(queue, &piece);
+                if !piece.is_empty() {
+                    encoder.entries(queue, &piece);
+                }
                 from = Bound::Excluded(last);
             }
             self.forget_keys(queue);
@@ -158,27 +160,37 @@ impl Engine {
             declared_at: entry.declared_at,
             as_of: tail.end(),
             expires: entry.shared.has_expiring() && !planted(Bug::ExpiryForgotten),
+            grouped: entry.shared.has_groups(),
             live: entry.live(&tail),
             options: entry.options.encode()?,
             lanes: entry
                 .lanes
                 .iter()
-                .map(|lane| LaneState { priority: lane.priority(), next_id: lane.next_id() })
+                .map(|lane| {
+                    let priority = lane.priority();
+                    // What was only passed over is not recorded, and is to be read again.
+                    let passed_over = entry.touched.first_unrecorded(priority);
+                    let passed_over = passed_over.filter(|_| !planted(Bug::PassedOverForgotten));
+                    let next_id = passed_over.map_or(lane.next_id(), |id| id.min(lane.next_id()));
+                    LaneState { priority, next_id }
+                })
                 .collect(),
         }))
     }
 
-    /// The next touched messages of a queue, and the id of the last of them.
+    /// The next touched messages of a queue, but for those that are not recorded, and where that has come to.
     fn entries_piece(&self, queue: u32, from: Bound<u64>) -> Option<(Vec<sections::Entry>, u64)> {
         let state = self.lock_state();
         let touched = &state.queues.get(&queue)?.touched;
-        let piece: Vec<sections::Entry> = touched
+        let mut last = None;
+        let piece = touched
             .range((from, Bound::Unbounded))
             .take(ENTRIES_PER_PIECE)
+            .inspect(|(id, _)| last = Some(*id))
+            .filter(|(id, entry)| touched.is_recorded(*id, entry.priority))
             .map(|(id, entry)| stored_entry(id, entry))
             .collect();
-        let last = piece.last()?.id;
-        Some((piece, last))
+        Some((piece, last?))
     }
 
     /// Forgets the keys that time has let go of, so that a queue that sees no more of them does not hold their memory.

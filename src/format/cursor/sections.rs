@@ -13,6 +13,7 @@ use super::window::WindowSection;
 
 const FLAG_ACTIVE: u32 = 1 << 0;
 const FLAG_EXPIRES: u8 = 1 << 0;
+const FLAG_GROUPED: u8 = 1 << 1;
 
 /// The fewest bytes of a lane, an entry, a page: by these a count is checked before memory is reserved.
 const LANE_BYTES_MIN: usize = 2;
@@ -94,6 +95,8 @@ pub(crate) struct QueueSection {
     pub(crate) as_of: Position,
     /// Whether it has, or has had, messages that expire.
     pub(crate) expires: bool,
+    /// Whether it has, or has had, messages that belong to groups.
+    pub(crate) grouped: bool,
     /// How many messages it holds.
     pub(crate) live: u64,
     pub(crate) options: Vec<u8>,
@@ -114,7 +117,8 @@ impl QueueSection {
         put_bytes(out, &self.name);
         put_u64(out, self.declared_at.as_u64());
         put_u64(out, self.as_of.as_u64());
-        out.push(if self.expires { FLAG_EXPIRES } else { 0 });
+        let expires = if self.expires { FLAG_EXPIRES } else { 0 };
+        out.push(expires | if self.grouped { FLAG_GROUPED } else { 0 });
         put_varint(out, self.live);
         put_bytes(out, &self.options);
         put_varint(out, self.lanes.len() as u64);
@@ -125,15 +129,20 @@ impl QueueSection {
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let (id, name) = (reader.varint_u32()?, reader.bytes()?.to_vec());
+        let declared_at = Position::from_u64(reader.u64()?);
+        let as_of = Position::from_u64(reader.u64()?);
+        let flags = reader.u8()?;
+        if flags & !(FLAG_EXPIRES | FLAG_GROUPED) != 0 {
+            return Err(reader.malformed("unknown queue flags"));
+        }
         let mut queue = Self {
-            id: reader.varint_u32()?,
-            name: reader.bytes()?.to_vec(),
-            declared_at: Position::from_u64(reader.u64()?),
-            as_of: Position::from_u64(reader.u64()?),
-            expires: match reader.u8()? {
-                flags if flags & !FLAG_EXPIRES == 0 => flags & FLAG_EXPIRES != 0,
-                _ => return Err(reader.malformed("unknown queue flags")),
-            },
+            id,
+            name,
+            declared_at,
+            as_of,
+            expires: flags & FLAG_EXPIRES != 0,
+            grouped: flags & FLAG_GROUPED != 0,
             live: reader.varint()?,
             options: reader.bytes()?.to_vec(),
             lanes: Vec::new(),

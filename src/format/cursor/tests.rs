@@ -68,6 +68,7 @@ fn sample() -> Vec<Section> {
             declared_at: Position::new(1, 4096),
             as_of: Position::new(2, 4096),
             expires: true,
+            grouped: true,
             live: 300,
             options: vec![1, 2, 3],
             lanes: vec![LaneState { priority: 4, next_id: 7 }],

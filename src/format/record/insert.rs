@@ -93,6 +93,9 @@ impl Iterator for TargetsIter<'_> {
     }
 }
 
+/// How long the name of a group may be, in bytes; none is empty.
+pub(crate) const GROUP_BYTES_MAX: usize = 255;
+
 /// Where a message was before it was moved here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Origin<'a> {

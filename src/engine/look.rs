@@ -1,0 +1,144 @@
+//! What messages say themselves of when they may go out: when they expire, and which group they belong to.
+//!
+//! That is in their frames alone, and no frame is read under the locks. So of a queue that may have such messages, those
+//! that are next are looked at first, what a lane has read ahead in one go; what was seen is remembered until they are
+//! taken.
+
+use std::sync::Arc;
+
+use super::choose::{Candidate, Detour};
+use super::expire::Unheld;
+use super::state::{QueueEntry, State};
+use super::take::queue_mut;
+use super::{Content, Engine, QueueShared};
+use crate::clock::Now;
+use crate::dispatch::GroupKey;
+use crate::error::Result;
+use crate::log::{Lane, Segment};
+
+/// What has been seen of more messages of one queue than these, and those that somebody is looking behind, is forgotten,
+/// and seen again.
+const KNOWN_MAX: usize = 4096;
+
+/// What has been seen of a message that is next.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    priority: u8,
+    /// In milliseconds since the epoch.
+    expiry: Option<u64>,
+    /// What it takes, as limits count it; None if it does not verify.
+    pub bytes: Option<u64>,
+    pub group: Option<GroupKey>,
+}
+
+impl Known {
+    fn has_expired(&self, now: Now) -> bool {
+        self.expiry.is_some_and(|expiry| expiry <= now.wall_ms)
+    }
+}
+
+/// Messages that are to be looked at: ids and offsets in one segment.
+pub(super) struct Look {
+    lane: Lane,
+    pub segment: Arc<Segment>,
+    slots: Vec<(u64, u32)>,
+    /// What has been seen of so many others must not be forgotten.
+    pub behind: usize,
+}
+
+/// Whether a message may go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admitted {
+    Yes,
+    /// From now on it waits for its group.
+    Waits,
+    /// It would have to wait for its group, and so its lane has to.
+    LaneWaits,
+}
+
+impl Engine {
+    /// Whether the candidate may go out, as far as its frame has a say in it. A detour if it has expired, or if it must be
+    /// looked at first.
+    #[inline]
+    pub(super) fn admit(
+        &self,
+        state: &mut State,
+        queue: &QueueShared,
+        candidate: &Candidate,
+        now: Now,
+    ) -> std::result::Result<Admitted, Detour> {
+        match queue.looks_ahead() {
+            true => self.admit_known(state, queue, candidate, now),
+            false => Ok(Admitted::Yes),
+        }
+    }
+
+    fn admit_known(
+        &self,
+        state: &mut State,
+        queue: &QueueShared,
+        candidate: &Candidate,
+        now: Now,
+    ) -> std::result::Result<Admitted, Detour> {
+        let Some(entry) = state.queues.get_mut(&queue.id) else { return Ok(Admitted::Yes) };
+        let known = self.known(entry, queue, candidate)?;
+        if known.has_expired(now) {
+            let expired = entry.known.iter().filter(|(_, known)| known.has_expired(now));
+            let expired = expired.map(|(id, known)| {
+                let Known { priority, bytes, .. } = *known;
+                Unheld { id: *id, priority, bytes }
+            });
+            return Err(Detour::Expired(expired.collect()));
+        }
+        match known.group.clone() {
+            Some(group) => entry.admit_grouped(candidate, &group),
+            None => Ok(Admitted::Yes),
+        }
+    }
+
+    /// What has been seen of a candidate; a detour if nothing has.
+    pub(super) fn known<'a>(
+        &self,
+        entry: &'a QueueEntry,
+        queue: &QueueShared,
+        candidate: &Candidate,
+    ) -> std::result::Result<&'a Known, Detour> {
+        if let Some(known) = entry.known.get(&candidate.id) {
+            return Ok(known);
+        }
+        let lane = Lane { queue: queue.id, priority: candidate.priority };
+        let reader = entry.lanes.iter().find(|reader| reader.priority() == lane.priority);
+        let ahead = reader.and_then(|reader| reader.ahead());
+        let slots = match ahead {
+            Some((segment, slots))
+                if candidate.turn.is_none() && Arc::ptr_eq(segment, &candidate.segment) =>
+            {
+                slots.filter(|(id, _)| *id >= candidate.id).collect()
+            }
+            _ => vec![(candidate.id, candidate.offset)],
+        };
+        let segment = candidate.segment.clone();
+        Err(Detour::Look(Box::new(Look { lane, segment, slots, behind: 0 })))
+    }
+
+    /// Sees what these messages say. One that does not verify says nothing: whoever gets it reports it.
+    pub(super) fn look_ahead(&self, queue: &QueueShared, look: &Look) -> Result<()> {
+        let priority = look.lane.priority;
+        let see = |&(id, offset): &(u64, u32)| {
+            let content = self.read(&look.segment, offset, look.lane, id)?;
+            let bytes = content.as_ref().map(Content::bytes);
+            let head = content.as_ref().and_then(Content::head);
+            let expiry = head.and_then(|head| head.expiry);
+            let group = head.and_then(|head| head.group).map(GroupKey::from);
+            Ok((id, Known { priority, expiry, bytes, group }))
+        };
+        let seen = look.slots.iter().map(see).collect::<Result<Vec<_>>>()?;
+        let mut state = self.lock_state();
+        let known = &mut queue_mut(&mut state, queue)?.known;
+        if known.len() + seen.len() > KNOWN_MAX + look.behind {
+            known.clear();
+        }
+        known.extend(seen);
+        Ok(())
+    }
+}
