@@ -210,7 +210,7 @@ impl<'a> Message<'a> {
     /// inserted with a delay takes its turn when it is due, and holds nobody up before.
     ///
     /// A group whose message takes long does not hold up others: they are got past it. Up to 10,000 messages of each
-    /// priority can wait behind their groups so, in some hundred bytes of memory each; if more do, the rest of that
+    /// priority can wait behind their groups so, in some 300 bytes of memory each; if more do, the rest of that
     /// priority waits with them. There may be any number of groups, and one that nobody is in costs nothing.
     pub fn group(mut self, name: impl Into<Cow<'a, [u8]>>) -> Message<'a> {
         self.more().group = Some(name.into());

@@ -17,6 +17,8 @@ pub(crate) struct Entry {
     pub deadline: Option<Instant>,
     /// When it becomes ready, or has become so, in milliseconds since the epoch; only if it is or was delayed.
     pub due_ms: u64,
+    /// Whether nobody has had it since it was inserted, or kicked.
+    pub fresh: bool,
     /// Whether it waits for its group; only if it was given back, or nobody has had it.
     pub waits: bool,
     /// Why it was buried; only buried.
@@ -32,9 +34,15 @@ impl Entry {
             token: 0,
             deadline: None,
             due_ms: 0,
+            fresh: false,
             waits: false,
             reason: None,
         }
+    }
+
+    /// Ready as if it were new.
+    pub fn fresh(priority: u8) -> Entry {
+        Entry { fresh: true, ..Entry::given_back(priority, 0) }
     }
 
     /// What the log has of its place. That a lease ran out is not recorded: its delivery may still extend it, which is not

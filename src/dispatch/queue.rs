@@ -198,7 +198,7 @@ impl QueueState {
             }
             None if self.groups.waiting_of(priority) >= WAITING_MAX => return false,
             None => {
-                let entry = Entry { waits: true, ..Entry::given_back(priority, 0) };
+                let entry = Entry { waits: true, ..Entry::fresh(priority) };
                 let turn = Turn::of(id, &entry);
                 self.entries.insert(id, entry);
                 self.unrecorded.insert((priority, id));

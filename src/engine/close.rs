@@ -155,7 +155,8 @@ impl Engine {
             let attempts = attempts.saturating_sub(1);
             let mut body = Vec::new();
             let run = std::iter::once((id, 1));
-            let placed = Placed { place: Place::GivenBack, priority, attempts, due: 0 };
+            let placed =
+                Placed { place: Place::GivenBack, fresh: false, priority, attempts, due: 0 };
             encode_set(queue, placed, run, "", &mut body);
             match self.log.append(&[Draft::record(SET, &body)], Purpose::Settle, None, None) {
                 Ok(_) => {

@@ -105,8 +105,11 @@ impl Engine {
         let is_free = self.is_free(&mut state, queue, id);
         if is_free {
             let touched = &mut queue_mut(&mut state, queue)?.touched;
-            let attempts = touched.get(id).map_or(0, |entry| entry.attempts);
-            touched.put(id, Entry::given_back(priority, attempts));
+            let entry = match touched.get(id) {
+                Some(entry) if !entry.fresh => Entry::given_back(priority, entry.attempts),
+                _ => Entry::fresh(priority),
+            };
+            touched.put(id, entry);
         }
         Ok(is_free)
     }

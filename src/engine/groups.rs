@@ -25,8 +25,6 @@ const CHUNK: usize = 1024;
 struct Touched {
     id: u64,
     lane: Lane,
-    /// When it becomes ready if nobody has had it, as far as that is known, in milliseconds since the epoch.
-    undelivered_due: Option<u64>,
     segment: Arc<Segment>,
     offset: u32,
 }
@@ -37,16 +35,11 @@ impl Engine {
         while let Some((from, next, touched)) = self.next_unlearned(queue)? {
             let mut holders: Vec<(u64, GroupKey)> = Vec::new();
             for touched in touched {
-                let Touched { id, lane, undelivered_due, segment, offset } = touched;
+                let Touched { id, lane, segment, offset } = touched;
                 let content = self.read(&segment, offset, lane, id)?;
-                let Some(head) = content.as_ref().and_then(|content| content.head()) else {
-                    continue;
-                };
-                // It waits for the time that it was inserted with.
-                if undelivered_due.is_some() && head.not_before == undelivered_due {
-                    continue;
-                }
-                holders.extend(head.group.map(|group| (id, GroupKey::from(group))));
+                let head = content.as_ref().and_then(|content| content.head());
+                let group = head.and_then(|head| head.group);
+                holders.extend(group.map(|group| (id, GroupKey::from(group))));
             }
             let mut state = self.lock_open()?;
             let entry = queue_mut(&mut state, queue)?;
@@ -81,12 +74,10 @@ impl Engine {
             let mut found = Vec::new();
             for (id, touched) in chunk.iter().filter(|(_, touched)| may_hold(touched)) {
                 let lane = Lane { queue: queue.id, priority: touched.priority };
-                let undelivered = touched.place == Place::Delayed && touched.attempts == 0;
-                let undelivered_due = undelivered.then_some(touched.due_ms);
                 let id = *id;
                 match state.locate(lane, id, &self.log) {
                     Located::At { segment, offset } => {
-                        found.push(Touched { id, lane, undelivered_due, segment, offset });
+                        found.push(Touched { id, lane, segment, offset });
                     }
                     Located::NeedsIndex(segment) => {
                         drop(state);
@@ -105,13 +96,9 @@ impl Engine {
     }
 }
 
-/// Whether a message may have been delivered, and be not done with.
+/// Whether a message was delivered before, and is not done with.
 fn may_hold(entry: &Entry) -> bool {
-    match entry.place {
-        Place::Delayed => true,
-        Place::GivenBack => entry.attempts > 0,
-        Place::InFlight | Place::Buried => false,
-    }
+    !entry.fresh && matches!(entry.place, Place::GivenBack | Place::Delayed)
 }
 
 impl QueueEntry {

@@ -31,7 +31,7 @@ impl Engine {
             let buried = touched.range((from, Bound::Unbounded));
             let buried = buried.filter(|(_, entry)| entry.place == Place::Buried).take(most);
             let given_back: Vec<(u64, Entry)> =
-                buried.map(|(id, entry)| (id, Entry::given_back(entry.priority, 0))).collect();
+                buried.map(|(id, entry)| (id, Entry::fresh(entry.priority))).collect();
             let Some(&(last, _)) = given_back.last() else { break };
             match self.append_given_back(queue, &given_back) {
                 Ok(appended) => {
@@ -68,7 +68,7 @@ impl Engine {
         queue: &QueueShared,
         messages: &[(u64, Entry)],
     ) -> std::result::Result<Appended, Refused> {
-        let kind = |entry: &Entry| (entry.priority, entry.attempts, entry.due_ms);
+        let kind = |entry: &Entry| (entry.priority, entry.attempts, entry.fresh, entry.due_ms);
         let mut sorted: Vec<&(u64, Entry)> = messages.iter().collect();
         sorted.sort_by_key(|(_, entry)| kind(entry));
         with_scratch(|buffer| {

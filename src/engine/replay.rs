@@ -126,7 +126,16 @@ impl Replay {
             let reason = String::from_utf8_lossy(&entry.reason);
             queue.touched.put(
                 entry.id,
-                entry_of(entry.place, entry.priority, entry.attempts, entry.due, &reason),
+                entry_of(
+                    Placed {
+                        place: entry.place,
+                        fresh: entry.fresh,
+                        priority: entry.priority,
+                        attempts: entry.attempts,
+                        due: entry.due,
+                    },
+                    &reason,
+                ),
             );
         }
     }
@@ -194,8 +203,7 @@ impl Replay {
                         continue;
                     }
                     if let Some(queue) = self.state.queues.get_mut(&set.queue) {
-                        let Placed { place, priority, attempts, due } = set.placed;
-                        queue.touched.put(id, entry_of(place, priority, attempts, due, &reason));
+                        queue.touched.put(id, entry_of(set.placed, &reason));
                     }
                 }
             }
@@ -329,14 +337,16 @@ fn traits(head: &InsertHead<'_>, priority: u8) -> Traits {
     Traits { priority, expires: head.expiry.is_some(), grouped: head.group.is_some() }
 }
 
-fn entry_of(place: Place, priority: u8, attempts: u32, due: u64, reason: &str) -> Entry {
-    match place {
+fn entry_of(placed: Placed, reason: &str) -> Entry {
+    let Placed { place, fresh, priority, attempts, due } = placed;
+    let entry = match place {
         Place::InFlight => Entry::in_flight(priority, attempts, 0, None),
         // It may have been delayed until then.
         Place::GivenBack => Entry { due_ms: due, ..Entry::given_back(priority, attempts) },
         Place::Delayed => Entry::delayed(priority, attempts, due),
         Place::Buried => Entry::buried(priority, attempts, reason),
-    }
+    };
+    Entry { fresh, ..entry }
 }
 
 fn newer(what: &'static str) -> Error {

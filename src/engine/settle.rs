@@ -401,8 +401,8 @@ fn end_streak(state: &mut State, queue: u32) {
 }
 
 pub(super) fn placed(entry: &Entry) -> Placed {
-    let Entry { place, priority, attempts, due_ms, .. } = *entry;
-    Placed { place, priority, attempts, due: due_ms }
+    let Entry { place, fresh, priority, attempts, due_ms, .. } = *entry;
+    Placed { place, fresh, priority, attempts, due: due_ms }
 }
 
 /// Given back at once, or after a delay.

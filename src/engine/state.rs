@@ -100,7 +100,8 @@ impl QueueEntry {
     /// A message that was just inserted is due later, if it is: it is touched from the first.
     pub fn delay(&mut self, id: u64, priority: u8, due: Option<u64>) {
         if let Some(due) = due {
-            self.touched.put(id, Entry::delayed(priority, 0, due));
+            let entry = Entry { fresh: true, ..Entry::delayed(priority, 0, due) };
+            self.touched.put(id, entry);
         }
     }
 

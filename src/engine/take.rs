@@ -325,7 +325,7 @@ fn encode_in_flight(
     ids: impl Iterator<Item = u64> + Clone,
     out: &mut Vec<u8>,
 ) {
-    let placed = Placed { place: Place::InFlight, priority, attempts, due: 0 };
+    let placed = Placed { place: Place::InFlight, fresh: false, priority, attempts, due: 0 };
     encode_set(queue.id, placed, ids.map(|id| (id, 1)), "", out);
 }
 

@@ -210,6 +210,7 @@ fn the_example_cursor_of_the_format_page_is_what_is_read_and_written() {
     let entry = Entry {
         id: 1001,
         place: Place::InFlight,
+        fresh: false,
         attempts: 1,
         priority: 4,
         due: TIME + 30_000,

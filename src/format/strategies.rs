@@ -157,11 +157,12 @@ fn queue_section() -> impl Strategy<Value = QueueSection> {
 }
 
 fn entries_section() -> impl Strategy<Value = EntriesSection> {
-    let fields = (place(), any::<u32>(), 0..PRIORITIES, 0..=U48_MAX, small_bytes());
+    let fields = (place(), any::<bool>(), any::<u32>(), 0..PRIORITIES, 0..=U48_MAX, small_bytes());
     (any::<u32>(), btree_map(any::<u64>(), fields, 1..20)).prop_map(|(queue, entries)| {
-        let entry = |(id, (place, attempts, priority, due, reason))| Entry {
+        let entry = |(id, (place, fresh, attempts, priority, due, reason))| Entry {
             id,
             place,
+            fresh,
             attempts,
             priority,
             due,

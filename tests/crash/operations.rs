@@ -367,6 +367,7 @@ impl Workload<'_> {
             message.attempts += 1;
             message.place = Place::InFlight(now.mono + lease_ms);
             message.unrecorded = false;
+            message.delivered = true;
             message.due = 0;
             message.token = token;
             check_delivery(&delivery, id, message)?;

@@ -150,6 +150,8 @@ pub struct Message {
     pub content: Content,
     pub attempts: u32,
     pub place: Place,
+    /// Somebody has had it since it was inserted, or kicked.
+    pub delivered: bool,
     /// It was passed over since another one holds its group; then it is as if it was given back.
     pub waits: bool,
     /// That is all that happened to it.
@@ -353,10 +355,7 @@ impl Queue {
         let Some(group) = self.messages[&id].content.group else { return true };
         if std::mem::take(&mut self.unlearned) {
             let messages = &self.messages;
-            self.holders.retain(|_, holder| {
-                let Message { place, attempts, .. } = messages[holder];
-                matches!(place, Place::Delayed(_)) || attempts > 0
-            });
+            self.holders.retain(|_, holder| messages[holder].delivered);
         }
         self.holders.get(&group).is_none_or(|holder| *holder == id)
     }
@@ -432,13 +431,14 @@ impl World {
     pub fn insert(&mut self, queue: &'static str, id: u64, content: Content) {
         let (place, due) = (Place::Untouched, 0);
         let (origin, from, expiry) = (id, None, None);
-        let (waits, unrecorded, attempts, token) = (false, false, 0, 0);
+        let (delivered, waits, unrecorded, attempts, token) = (false, false, false, 0, 0);
         let message = Message {
             origin,
             from,
             content,
             attempts,
             place,
+            delivered,
             waits,
             unrecorded,
             due,
@@ -486,9 +486,17 @@ impl World {
             let (place, from, expiry) = (Place::Untouched, Some(home), None);
             let content = Content { key: None, ..message.content };
             let message = Message { content, from, expiry, ..message };
-            let (waits, unrecorded) = (false, false);
-            let moved =
-                Message { attempts: 0, place, waits, unrecorded, due: 0, token: 0, ..message };
+            let (delivered, waits, unrecorded) = (false, false, false);
+            let moved = Message {
+                attempts: 0,
+                place,
+                delivered,
+                waits,
+                unrecorded,
+                due: 0,
+                token: 0,
+                ..message
+            };
             self.queue_mut(to).messages.insert(new_id, moved);
         }
     }
@@ -515,7 +523,13 @@ impl World {
         self.queue_mut(queue).pass_on_groups();
         let buried = self.queue(queue).ids_at(|place| place == Place::Buried);
         let kicked = buried.iter().take(max);
-        kicked.map(|id| self.put(queue, *id, 0, Place::GivenBack)).count() as u64
+        let kick = |id: &u64| {
+            self.put(queue, *id, 0, Place::GivenBack);
+            if let Some(message) = self.queue_mut(queue).messages.get_mut(id) {
+                message.delivered = false;
+            }
+        };
+        kicked.map(kick).count() as u64
     }
 
     /// Puts a message that was settled where it belongs.

@@ -33,6 +33,8 @@ pub struct Message {
     /// The first message of those that this one was moved from.
     pub origin: Seq,
     pub group: Option<u8>,
+    /// Whether somebody has had it since it was inserted, or kicked.
+    pub delivered: bool,
     /// Whether it was passed over since another one holds its group; then it is as if it was given back.
     pub waits: bool,
     /// Whether that is all that happened to it, and is forgotten when the process ends.
@@ -218,10 +220,7 @@ impl Queue {
         let Some(group) = self.messages[&seq].group else { return true };
         if std::mem::take(&mut self.unlearned) {
             let messages = &self.messages;
-            self.holders.retain(|_, holder| {
-                let Message { place, attempts, .. } = messages[holder];
-                matches!(place, Place::Delayed(_)) || attempts > 0
-            });
+            self.holders.retain(|_, holder| messages[holder].delivered);
         }
         self.holders.get(&group).is_none_or(|holder| *holder == seq)
     }
@@ -426,6 +425,7 @@ impl Model {
             id: None,
             origin,
             group: None,
+            delivered: false,
             waits: false,
             unrecorded: false,
             from: None,
@@ -530,6 +530,7 @@ impl Model {
             let message = queue.messages.get_mut(&seq).unwrap();
             message.place = Place::InFlight(deadline);
             message.unrecorded = false;
+            message.delivered = true;
             if let Some(group) = message.group {
                 queue.holders.insert(group, seq);
             }
@@ -621,6 +622,7 @@ impl Model {
         let mut kicked = 0;
         for message in buried.take(max) {
             (message.place, message.attempts, message.was_due) = (Place::GivenBack, 0, None);
+            message.delivered = false;
             kicked += 1;
         }
         kicked

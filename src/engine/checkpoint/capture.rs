@@ -228,6 +228,7 @@ fn stored_entry(id: u64, entry: &Entry) -> sections::Entry {
     sections::Entry {
         id,
         place: entry.recorded_place(),
+        fresh: entry.fresh,
         attempts: entry.attempts,
         priority: entry.priority,
         due: entry.due_ms,

@@ -170,6 +170,7 @@ pub(crate) struct EntriesSection {
 pub(crate) struct Entry {
     pub(crate) id: u64,
     pub(crate) place: Place,
+    pub(crate) fresh: bool,
     pub(crate) attempts: u32,
     pub(crate) priority: u8,
     pub(crate) due: u64,
@@ -184,7 +185,7 @@ pub(super) fn encode_entries(out: &mut Vec<u8>, queue: u32, entries: &[Entry]) {
         debug_assert!(index == 0 || entry.id > previous, "entries out of order");
         put_varint(out, entry.id - previous);
         previous = entry.id;
-        out.push(entry.place as u8);
+        out.push(entry.place.encode(entry.fresh));
         put_varint(out, entry.attempts.into());
         out.push(entry.priority);
         put_u48(out, entry.due);
@@ -203,9 +204,11 @@ impl EntriesSection {
             let id = previous.checked_add(delta).filter(|_| delta > 0 || index == 0);
             let id = id.ok_or_else(|| reader.malformed("ids out of order"))?;
             previous = id;
+            let (place, fresh) = Place::decode(reader)?;
             entries.push(Entry {
                 id,
-                place: Place::decode(reader)?,
+                place,
+                fresh,
                 attempts: reader.varint_u32()?,
                 priority: decode_priority(reader)?,
                 due: reader.u48()?,

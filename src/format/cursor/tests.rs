@@ -47,8 +47,15 @@ fn header() -> CursorHeader {
 }
 
 fn sample() -> Vec<Section> {
-    let entry =
-        Entry { id: 5, place: Place::Delayed, attempts: 1, priority: 4, due: 9, reason: vec![] };
+    let entry = Entry {
+        id: 5,
+        place: Place::Delayed,
+        fresh: true,
+        attempts: 0,
+        priority: 4,
+        due: 9,
+        reason: vec![],
+    };
     let second = Entry { id: 200, reason: b"why".to_vec(), ..entry.clone() };
     vec![
         Section::Segment(SegmentSection {
@@ -237,8 +244,15 @@ fn a_file_without_its_end_section_is_bad() {
 
 #[test]
 fn many_entries_take_several_sections() {
-    let entry =
-        |id| Entry { id, place: Place::InFlight, attempts: 1, priority: 0, due: 0, reason: vec![] };
+    let entry = |id| Entry {
+        id,
+        place: Place::InFlight,
+        fresh: false,
+        attempts: 1,
+        priority: 0,
+        due: 0,
+        reason: vec![],
+    };
     let entries: Vec<_> = (0..ENTRIES_PER_SECTION as u64 + 1).map(entry).collect();
     let mut encoder = CursorEncoder::new(&header());
     encoder.entries(1, &entries);

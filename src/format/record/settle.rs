@@ -40,9 +40,20 @@ pub(crate) enum Place {
     Buried = 4,
 }
 
+/// Beside a place: nobody has had the message since it was inserted, or kicked.
+const FRESH: u8 = 1 << 3;
+
 impl Place {
-    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        Self::from_number(reader.u8()?).ok_or_else(|| reader.malformed("unknown place"))
+    /// With whether the message is fresh.
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<(Self, bool), Malformed> {
+        let word = reader.u8()?;
+        let place = Self::from_number(word & !FRESH);
+        let place = place.ok_or_else(|| reader.malformed("unknown place"))?;
+        Ok((place, word & FRESH != 0))
+    }
+
+    pub(crate) fn encode(self, fresh: bool) -> u8 {
+        self as u8 | if fresh { FRESH } else { 0 }
     }
 
     fn from_number(number: u8) -> Option<Self> {
@@ -60,6 +71,8 @@ impl Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Placed {
     pub(crate) place: Place,
+    /// Whether nobody has had it since it was inserted, or kicked.
+    pub(crate) fresh: bool,
     /// That of its lane, so that nobody has to look for it there. Below [`PRIORITIES`](super::insert::PRIORITIES).
     pub(crate) priority: u8,
     /// Attempts used, the running one included if in flight.
@@ -71,13 +84,13 @@ pub(crate) struct Placed {
 impl Placed {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let word = reader.u8()?;
-        let (place, priority) = (word & 0x0F, word >> 4);
+        let (place, fresh, priority) = (word & 0x07, word & FRESH != 0, word >> 4);
         let place = Place::from_number(place).ok_or_else(|| reader.malformed("unknown place"))?;
-        Ok(Self { place, priority, attempts: reader.varint_u32()?, due: reader.u48()? })
+        Ok(Self { place, fresh, priority, attempts: reader.varint_u32()?, due: reader.u48()? })
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
-        out.push(self.place as u8 | self.priority << 4);
+        out.push(self.place.encode(self.fresh) | self.priority << 4);
         put_varint(out, self.attempts.into());
         put_u48(out, self.due);
     }

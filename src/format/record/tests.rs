@@ -137,7 +137,7 @@ proptest! {
         reason: String,
     ) {
         let runs_in = runs.iter().copied();
-        let placed = Placed { place, priority, attempts, due };
+        let placed = Placed { place, fresh: attempts % 2 == 0, priority, attempts, due };
         let body = encoded(|out| encode_set(queue, placed, runs_in, &reason, out));
         let Ok(Record::Set(set)) = decode(SET, &body) else { panic!("not a set") };
         prop_assert_eq!((set.queue, set.placed), (queue, placed));
@@ -282,7 +282,8 @@ fn an_insert_for_several_queues_is_checked_target_by_target() {
 #[test]
 fn a_set_with_an_unknown_place_is_malformed() {
     let body = encoded(|out| {
-        let placed = Placed { place: Place::Buried, priority: 2, attempts: 3, due: 0 };
+        let placed =
+            Placed { place: Place::Buried, fresh: false, priority: 2, attempts: 3, due: 0 };
         encode_set(1, placed, [(5, 2)].into_iter(), "gave up", out);
     });
     assert_eq!(body[1], 0x24, "priority and place share a byte");
