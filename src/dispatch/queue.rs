@@ -153,6 +153,20 @@ impl QueueState {
         removed
     }
 
+    /// Message `id` is ready and fresh, and it turned out that nothing is to be recorded of it: it is forgotten, but for the
+    /// group that it holds. False if it is not so any more.
+    pub fn untouch(&mut self, id: u64) -> bool {
+        let is_fresh =
+            |entry: &&Entry| entry.fresh && entry.place == Place::GivenBack && !entry.waits;
+        if self.entries.get(id).filter(is_fresh).is_none() {
+            return false;
+        }
+        if let Some(entry) = self.entries.remove(id) {
+            self.unlink(id, Order::of(id, &entry));
+        }
+        true
+    }
+
     #[inline]
     fn note_recorded(&mut self, priority: u8, id: u64) {
         if !self.unrecorded.is_empty() {

@@ -88,30 +88,38 @@ impl Engine {
         priority: u8,
         why: &str,
     ) -> Result<()> {
-        if self.give_back_unheld(queue, id, priority)? {
+        if self.give_back_unheld(queue, id, priority)?.is_some() {
             self.retire_given_back(queue, id, why)?;
         }
         Ok(())
     }
 
-    /// Touches a message that nobody holds, so that it can be moved. Whether it is there.
+    /// Touches a message that nobody holds, so that it can be moved. Whether nobody had touched it; None if it is not there.
     pub(super) fn give_back_unheld(
         &self,
         queue: &QueueShared,
         id: u64,
         priority: u8,
-    ) -> Result<bool> {
+    ) -> Result<Option<bool>> {
         let mut state = self.lock_state();
-        let is_free = self.is_free(&mut state, queue, id);
-        if is_free {
-            let touched = &mut queue_mut(&mut state, queue)?.touched;
-            let entry = match touched.get(id) {
-                Some(entry) if !entry.fresh => Entry::given_back(priority, entry.attempts),
-                _ => Entry::fresh(priority),
-            };
-            touched.put(id, entry);
+        if !self.is_free(&mut state, queue, id) {
+            return Ok(None);
         }
-        Ok(is_free)
+        let touched = &mut queue_mut(&mut state, queue)?.touched;
+        let was_untouched = match touched.get(id) {
+            Some(entry) if entry.place == Place::GivenBack => false,
+            Some(entry) => {
+                let fresh = entry.fresh;
+                let given_back = Entry::given_back(priority, entry.attempts);
+                touched.put(id, Entry { fresh, ..given_back });
+                false
+            }
+            None => {
+                touched.put(id, Entry::fresh(priority));
+                true
+            }
+        };
+        Ok(Some(was_untouched))
     }
 
     /// Whether a message is there, and neither held nor buried. What was seen of it may be old: its segment may have been

@@ -234,17 +234,33 @@ impl Engine {
         }
     }
 
-    /// Moves a message to the dead letter queue to make room. If that has none either, it stays.
+    /// Moves a message to the dead letter queue to make room. If that has none either, it stays as it was.
     fn drop_by_moving(&self, queue: &Arc<QueueShared>, id: u64, priority: u8) -> Result<()> {
-        if !self.give_back_unheld(queue, id, priority)? {
+        let Some(was_untouched) = self.give_back_unheld(queue, id, priority)? else {
             return Ok(());
-        }
+        };
         match self.try_move(queue, id, Claimant::Store, DROPPED) {
             Ok(true) => Ok(()),
-            Ok(false) => Err(full(queue)),
+            Ok(false) => {
+                if was_untouched {
+                    self.untouch(queue, id, priority);
+                }
+                Err(full(queue))
+            }
             // Somebody else has taken it meanwhile.
             Err(error) if *error.kind() == ErrorKind::StaleDelivery => Ok(()),
             Err(error) => Err(error),
+        }
+    }
+
+    /// A message that was touched, and nothing recorded of it, is as it was before.
+    fn untouch(&self, queue: &QueueShared, id: u64, priority: u8) {
+        let mut state = self.lock_state();
+        let Some(entry) = state.queues.get_mut(&queue.id) else { return };
+        if entry.touched.untouch(id)
+            && let Some(lane) = state.lane(queue.id, priority)
+        {
+            lane.rewind(id);
         }
     }
 

@@ -43,6 +43,8 @@ pub struct Message {
     pub from: Option<&'static str>,
     pub place: Place,
     pub attempts: u32,
+    /// Whether its last attempt was taken off, which is recorded as given back: an extended lease changes nothing of that.
+    pub spared: bool,
     /// The delivery that may settle it.
     pub holder: Option<u64>,
     /// The time for which it was delayed, which has come.
@@ -309,6 +311,7 @@ impl Queue {
         for message in self.messages.values_mut() {
             if message.place == Place::GivenBack && message.attempts >= most {
                 message.attempts = most - 1;
+                message.spared = true;
             }
         }
     }
@@ -431,6 +434,7 @@ impl Model {
             from: None,
             place: Place::Untouched,
             attempts: 0,
+            spared: false,
             holder: None,
             was_due: None,
             expiry: None,
@@ -531,6 +535,7 @@ impl Model {
             message.place = Place::InFlight(deadline);
             message.unrecorded = false;
             message.delivered = true;
+            message.spared = false;
             if let Some(group) = message.group {
                 queue.holders.insert(group, seq);
             }
@@ -743,7 +748,7 @@ impl Model {
                 message.place = Place::Untouched;
             }
             if matches!(message.place, Place::InFlight(_)) {
-                in_flight += 1;
+                in_flight += u64::from(!message.spared);
                 message.place = Place::GivenBack;
                 message.attempts = message.attempts.saturating_sub(closed.into());
             }
