@@ -50,6 +50,10 @@ pub(crate) enum Bug {
     MovedInTwoAppends,
     /// A cursor does not say that messages of a queue expire.
     ExpiryForgotten,
+    /// A cursor does not say that a queue is paused.
+    PauseForgotten,
+    /// An insert does not ask under the append lock whether its queue got a limit meanwhile.
+    LimitAskedTooEarly,
     /// After an open nobody asks who holds a group.
     HoldersForgotten,
     /// A cursor says of a lane that it has come past messages that only wait for their groups.

@@ -95,7 +95,7 @@ impl Engine {
         let paused = state.queues.iter().filter_map(|(&queue, entry)| {
             Some(PausedSection { queue, failures: entry.pause?.failures() })
         });
-        let paused = paused.collect();
+        let paused = paused.filter(|_| !planted(Bug::PauseForgotten)).collect();
         let damage = state.damage.iter().rev().take(DAMAGE_MAX).cloned().collect();
         Moment {
             header,
