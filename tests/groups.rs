@@ -379,6 +379,97 @@ fn the_order_holds_while_the_log_rolls() {
     assert_eq!(count, 4000);
 }
 
+/// Ten thousand messages of group "a" wait for number 0, which is held; what comes behind them in the lane has to wait.
+fn full_lane(queue: &Queue, behind: &[Message<'static>]) -> Delivery {
+    insert(queue, &[("a", 0)]);
+    for n in 1..=10_000 {
+        queue.insert(of("a", n)).unwrap();
+    }
+    for message in behind {
+        queue.insert(message).unwrap();
+    }
+    queue.get().unwrap()
+}
+
+/// Whoever sleeps gets this message.
+fn is_woken_for(queue: &Queue, expected: u64, wake: impl FnOnce()) {
+    let waiting = queue.clone();
+    let sleeper = thread::spawn(move || number(waiting.get().unwrap().payload()));
+    // So that it has most likely begun to wait.
+    thread::sleep(Duration::from_millis(5));
+    wake();
+    assert_eq!(sleeper.join().unwrap(), expected);
+}
+
+#[test]
+fn who_waits_behind_a_full_lane_is_woken_whatever_makes_it_go_on() {
+    let plain = || Message::new(payload(77, 100));
+    let f = Fixture::new();
+    let queue = f.queue();
+    insert(&queue, &[("b", 50)]);
+    let first = queue.get().unwrap();
+    let held = full_lane(&queue, &[of("b", 51), plain()]);
+    assert!(queue.try_get().unwrap().is_none());
+    // Nobody else waits for that group.
+    is_woken_for(&queue, 51, || first.delete().unwrap());
+    drop(held);
+
+    let f = Fixture::new();
+    let queue = f.queue();
+    let held = full_lane(&queue, &[of("a", 10_001), plain()]);
+    assert!(queue.try_get().unwrap().is_none());
+    let next = queue.browse(State::Ready).last().unwrap().unwrap().id().as_u64() - 1;
+    is_woken_for(&queue, 77, || assert!(queue.delete_by_id(next.into()).unwrap()));
+    drop(held);
+
+    let f = Fixture::new();
+    let queue = f.queue();
+    let held = full_lane(&queue, &[of("a", 10_001).ttl(SECOND), plain()]);
+    assert!(queue.try_get().unwrap().is_none());
+    is_woken_for(&queue, 77, || {
+        f.clock.advance(2 * SECOND);
+        settle(&f.store);
+    });
+    drop(held);
+}
+
+#[test]
+fn a_message_that_was_released_keeps_its_group_over_a_restart() {
+    for (kill, wait) in [(true, 5), (true, 20), (false, 5), (false, 20)] {
+        let mut f = Fixture::new();
+        let queue = f.queue();
+        insert(&queue, &[("a", 0), ("a", 1), ("b", 2)]);
+        queue.insert(of("b", 3).delay(SECOND)).unwrap();
+        queue.get().unwrap().release_after(10 * SECOND).unwrap();
+        queue.get().unwrap().release_after(10 * SECOND).unwrap();
+        queue.insert(of("a", 4).priority(9)).unwrap();
+        assert!(queue.try_get().unwrap().is_none());
+        f.clock.advance(wait * SECOND);
+        drop(queue);
+        let queue = f.reopen(kill);
+        f.clock.advance(20 * SECOND);
+        let left = drain(&queue);
+        let of_group = |numbers: &[u64]| -> Vec<u64> {
+            left.iter().copied().filter(|n| numbers.contains(n)).collect()
+        };
+        assert_eq!(of_group(&[0, 1, 4]), [0, 4, 1], "kill: {kill}, {wait} s: {left:?}");
+        assert_eq!(of_group(&[2, 3]), [2, 3], "kill: {kill}, {wait} s: {left:?}");
+    }
+}
+
+#[test]
+fn an_urgent_message_does_not_wait_for_one_of_its_group_that_nobody_has() {
+    let f = Fixture::new();
+    let queue = f.queue();
+    insert(&queue, &[("a", 0), ("a", 1)]);
+    let first = queue.get().unwrap();
+    assert!(queue.try_get().unwrap().is_none());
+    first.delete().unwrap();
+    queue.insert(of("a", 9).priority(9)).unwrap();
+    queue.insert(Message::new(payload(5, 100)).priority(5)).unwrap();
+    assert_eq!(drain(&queue), [9, 5, 1]);
+}
+
 #[test]
 fn a_name_of_a_group_has_1_to_255_bytes() {
     let f = Fixture::new();

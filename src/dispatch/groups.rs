@@ -2,7 +2,7 @@
 //!
 //! The message that holds a group is the one that was chosen for delivery last and is not done with: in flight, given back
 //! or held back for a retry. When it is, the next of those that wait holds the group. So whatever happens to a message
-//! meanwhile, none of its group comes before it.
+//! meanwhile, none of its group comes before it; only while it has not been chosen yet, one that is more urgent may.
 //!
 //! Invariants: whoever holds or waits is a member of that group alone; who waits is in `waiting` and in its group's; a
 //! group is there for as long as it is held, and none has messages that wait without one that holds it.
@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::queue::Turn;
+use super::queue::{Turn, WAITING_MAX};
 use crate::format::record::insert::PRIORITIES;
 
 /// The name of a group.
@@ -30,33 +30,64 @@ pub(super) struct Groups {
 
 #[derive(Debug)]
 struct Group {
-    holder: u64,
+    holder: Holder,
     waiting: BTreeSet<Turn>,
+}
+
+/// Who holds a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Holder {
+    pub id: u64,
+    pub priority: u8,
+    /// It was chosen for delivery, and not taken back.
+    pub chosen: bool,
 }
 
 impl Groups {
     /// Who holds this group.
-    pub fn holder(&self, key: &[u8]) -> Option<u64> {
+    pub fn holder(&self, key: &[u8]) -> Option<Holder> {
         self.groups.get(key).map(|group| group.holder)
     }
 
     /// All that hold a group.
     pub fn holders(&self) -> impl Iterator<Item = u64> {
-        self.groups.values().map(|group| group.holder)
+        self.groups.values().map(|group| group.holder.id)
     }
 
-    /// Lets message `id` hold this group, if nobody does.
-    pub fn hold(&mut self, id: u64, key: &GroupKey) {
-        if !self.groups.contains_key(key) {
-            self.groups.insert(key.clone(), Group { holder: id, waiting: BTreeSet::new() });
+    /// Lets a message hold this group that is chosen, if no other one does.
+    pub fn hold(&mut self, id: u64, priority: u8, key: &GroupKey) {
+        if let Some(group) = self.groups.get_mut(key) {
+            group.holder.chosen |= group.holder.id == id;
+            return;
+        }
+        let holder = Holder { id, priority, chosen: true };
+        self.groups.insert(key.clone(), Group { holder, waiting: BTreeSet::new() });
+        self.members.insert(id, key.clone());
+    }
+
+    /// Lets a message hold this group instead of the one that does.
+    pub fn hold_instead(&mut self, id: u64, priority: u8, key: &GroupKey) {
+        if let Some(group) = self.groups.get_mut(key) {
+            self.members.remove(&group.holder.id);
+            group.holder = Holder { id, priority, chosen: false };
             self.members.insert(id, key.clone());
+        }
+    }
+
+    /// Message `id` was chosen, and taken back.
+    pub fn take_back(&mut self, id: u64) {
+        if let Some(key) = self.members.get(&id)
+            && let Some(group) = self.groups.get_mut(key)
+            && group.holder.id == id
+        {
+            group.holder.chosen = false;
         }
     }
 
     /// Lets a message wait for this group, which another one holds.
     pub fn wait(&mut self, turn: Turn, key: &GroupKey) {
         let Some(group) = self.groups.get_mut(key) else { return };
-        debug_assert!(group.holder != turn.id, "a message waits for itself");
+        debug_assert!(group.holder.id != turn.id, "a message waits for itself");
         if group.waiting.insert(turn) {
             self.waiting.insert(turn);
             self.members.insert(turn.id, key.clone());
@@ -90,7 +121,7 @@ impl Groups {
             return None;
         };
         group.waiting.remove(&next);
-        group.holder = next.id;
+        group.holder = Holder { id: next.id, priority: next.priority(), chosen: false };
         self.waiting.remove(&next);
         self.counts[usize::from(next.priority())] -= 1;
         Some(next)
@@ -100,6 +131,16 @@ impl Groups {
     pub fn is_empty(&self) -> bool {
         let counted: usize = self.counts.iter().sum();
         self.groups.is_empty() && self.members.is_empty() && self.waiting.is_empty() && counted == 0
+    }
+
+    /// Whether so many of a priority wait that others of it may have to wait in their lane.
+    pub fn is_full(&self) -> bool {
+        self.waiting.len() >= WAITING_MAX && self.counts.iter().any(|count| *count >= WAITING_MAX)
+    }
+
+    /// How many groups are held.
+    pub fn held(&self) -> usize {
+        self.groups.len()
     }
 
     /// How many of this priority wait.
@@ -129,11 +170,11 @@ mod tests {
 
     /// Lets message `id` go out if its group allows it, or wait. Whether it went.
     fn try_take(q: &mut QueueState, id: u64, priority: u8, group: &str) -> bool {
-        if !q.may_go(id, group.as_bytes()) {
+        if !q.may_go(id, priority, &key(group)) {
             assert!(q.wait(id, priority, &key(group)));
             return false;
         }
-        q.hold(id, &key(group));
+        q.hold(id, priority, &key(group));
         q.put(id, Entry::in_flight(priority, 1, id + 100, None));
         true
     }
@@ -194,6 +235,31 @@ mod tests {
     }
 
     #[test]
+    fn an_urgent_message_comes_before_one_that_is_next_and_was_not_chosen() {
+        let mut q = QueueState::default();
+        assert!(try_take(&mut q, 1, 0, "a"));
+        assert!(!try_take(&mut q, 2, 0, "a"));
+        assert!(!q.may_go(3, 9, &key("a")), "1 is out");
+        q.remove(1);
+        assert_eq!(ready(&q), [2]);
+        assert!(!q.may_go(4, 0, &key("a")), "4 is not more urgent");
+        assert!(q.may_go(3, 9, &key("a")));
+        assert_eq!(ready(&q), [], "2 waits again");
+        assert!(try_take(&mut q, 3, 9, "a"));
+        q.put(3, Entry::given_back(9, 1));
+        assert!(!q.may_go(5, 9, &key("a")), "3 was delivered");
+        q.remove(3);
+        assert_eq!(ready(&q), [2]);
+        q.hold(2, 0, &key("a"));
+        assert!(!q.may_go(6, 9, &key("a")), "2 is chosen");
+        q.take_back(2);
+        assert!(q.may_go(6, 9, &key("a")), "2 could not go out");
+        q.remove(6);
+        q.remove(2);
+        assert!(q.groups_are_empty(), "{q:?}");
+    }
+
+    #[test]
     fn who_waits_and_is_deleted_is_passed_over() {
         let mut q = QueueState::default();
         assert!(try_take(&mut q, 1, 0, "a"));
@@ -244,5 +310,10 @@ mod tests {
         assert!(q.wait(most + 2, 0, &key("a")));
         q.remove(0);
         assert_eq!(q.take_freed(), Freed::One, "another priority was next");
+        assert!(try_take(&mut q, most + 3, 0, "b"));
+        q.remove(most + 3);
+        assert_eq!(q.take_freed(), Freed::More, "one of that group may be the next of the lane");
+        q.remove(most + 4);
+        assert_eq!(q.take_freed(), Freed::More, "nobody had touched it, and it may be that one");
     }
 }

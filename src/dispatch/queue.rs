@@ -145,9 +145,14 @@ impl QueueState {
     /// Forgets `id`: it was deleted.
     pub fn remove(&mut self, id: u64) -> Option<Entry> {
         let removed = self.entries.remove(id);
-        if let Some(entry) = &removed {
-            self.note_recorded(entry.priority, id);
-            self.unlink(id, Order::of(id, entry));
+        match &removed {
+            Some(entry) => {
+                self.note_recorded(entry.priority, id);
+                self.unlink(id, Order::of(id, entry));
+            }
+            // It may be the one that its lane waits with.
+            None if self.groups.is_full() => self.freed = Freed::More,
+            None => {}
         }
         self.let_go(id);
         removed
@@ -189,15 +194,36 @@ impl QueueState {
         self.groups.holders().filter(|id| !self.entries.contains(*id))
     }
 
-    /// Whether a message of this group may go out.
-    pub fn may_go(&self, id: u64, group: &[u8]) -> bool {
-        self.groups.holder(group).is_none_or(|holder| holder == id)
+    /// Whether a message of this group, which is ready, may go out. If one that is less urgent was next and is not chosen
+    /// yet, that one waits from now on.
+    pub fn may_go(&mut self, id: u64, priority: u8, group: &GroupKey) -> bool {
+        let Some(next) = self.groups.holder(group).filter(|holder| holder.id != id) else {
+            return true;
+        };
+        let entry = self.entries.get(next.id);
+        let is_ready = entry.is_none_or(|entry| entry.place == Place::GivenBack);
+        if next.chosen || next.priority >= priority || !is_ready {
+            return false;
+        }
+        let is_touched = entry.is_some();
+        self.groups.hold_instead(id, priority, group);
+        if is_touched {
+            self.wait(next.id, next.priority, group);
+        }
+        true
     }
 
-    /// Message `id` goes out, or will be the next of its group to do so: until it is done with, no other one of this group
-    /// does.
-    pub fn hold(&mut self, id: u64, group: &GroupKey) {
-        self.groups.hold(id, group);
+    /// Message `id` is chosen: until it is done with, no other one of its group goes out.
+    pub fn hold(&mut self, id: u64, priority: u8, group: &GroupKey) {
+        self.groups.hold(id, priority, group);
+    }
+
+    /// Message `id` was chosen and could not go out. If it never has, one of its group that is more urgent may come before
+    /// it.
+    pub fn take_back(&mut self, id: u64) {
+        if self.entries.get(id).is_none_or(|entry| entry.fresh) {
+            self.groups.take_back(id);
+        }
     }
 
     /// Message `id`, which is ready, waits until no other one holds its group. False if it has to wait in its lane, since
@@ -225,7 +251,14 @@ impl QueueState {
 
     /// Message `id` does not hold its group any more: the next one may go.
     fn let_go(&mut self, id: u64) {
-        let Some(next) = self.groups.let_go(id) else { return };
+        let held = self.groups.held();
+        let Some(next) = self.groups.let_go(id) else {
+            // One of that group may be the one that its lane waits with.
+            if self.groups.held() < held && self.groups.is_full() {
+                self.freed = Freed::More;
+            }
+            return;
+        };
         if let Some(entry) = self.entries.get_mut(next.id) {
             entry.waits = false;
             self.ready.insert(next);

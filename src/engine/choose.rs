@@ -112,7 +112,7 @@ impl Engine {
                     if queue.has_groups()
                         && let Some(entry) = state.queues.get_mut(&queue.id)
                     {
-                        entry.hold_group(candidate.id);
+                        entry.hold_group(candidate.id, candidate.priority);
                     }
                     chosen.push(candidate);
                 }
@@ -232,9 +232,13 @@ fn touched_attempts(state: &State, queue: &QueueShared, id: u64) -> u32 {
     entry.map_or(0, |entry| entry.attempts)
 }
 
-/// Puts back at the head of their lanes what was chosen from there. What holds its group since then goes on to, so that none
-/// of the others comes before it.
+/// Puts back at the head of their lanes what was chosen from there. What holds its group since then goes on to.
 pub(super) fn unread(state: &mut State, queue: &QueueShared, chosen: &[Candidate]) {
+    if queue.has_groups()
+        && let Some(entry) = state.queues.get_mut(&queue.id)
+    {
+        chosen.iter().for_each(|candidate| entry.touched.take_back(candidate.id));
+    }
     for candidate in chosen.iter().filter(|candidate| candidate.turn.is_none()) {
         if let Some(lane) = state.lane(queue.id, candidate.priority) {
             lane.rewind(candidate.id);

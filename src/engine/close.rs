@@ -139,6 +139,8 @@ impl Engine {
     fn release_all(&self) -> Result<u64> {
         self.check_alive()?;
         let mut released = 0;
+        // All before it was looked at.
+        let mut from = (0, 0);
         loop {
             let now = self.now();
             let mut state = self.lock_state();
@@ -146,12 +148,20 @@ impl Engine {
                 // A lease that has run out was a failed attempt, noticed or not.
                 queue.touched.advance(now.mono, now.wall_ms);
             }
-            let found = state.queues.values().find_map(|queue| {
+            let found = state.queues.range(from.0..).find_map(|(&number, queue)| {
+                let first = if number == from.0 { from.1 } else { 0 };
                 let mut in_flight =
-                    queue.touched.range(..).filter(|(_, e)| e.place == Place::InFlight);
-                in_flight.next().map(|(id, e)| (queue.shared.id, id, e.priority, e.attempts))
+                    queue.touched.range(first..).filter(|(_, e)| e.place == Place::InFlight);
+                in_flight.next().map(|(id, e)| (number, id, e.priority, e.attempts))
             });
-            let Some((queue, id, priority, attempts)) = found else { return Ok(released) };
+            let Some((queue, id, priority, attempts)) = found else {
+                if from == (0, 0) {
+                    return Ok(released);
+                }
+                // A lease that was over may have been extended since.
+                from = (0, 0);
+                continue;
+            };
             let attempts = attempts.saturating_sub(1);
             let mut body = Vec::new();
             let run = std::iter::once((id, 1));
@@ -164,6 +174,7 @@ impl Engine {
                         queue.touched.put(id, Entry::given_back(priority, attempts));
                     }
                     released += 1;
+                    from = (queue, id + 1);
                 }
                 Err(refused) => {
                     drop(state);

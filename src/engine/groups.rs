@@ -48,8 +48,9 @@ impl Engine {
                 continue;
             }
             for (id, group) in holders {
-                if entry.touched.get(id).is_some_and(may_hold) {
-                    entry.touched.hold(id, &group);
+                let touched = entry.touched.get(id).filter(|touched| may_hold(touched));
+                if let Some(priority) = touched.map(|touched| touched.priority) {
+                    entry.touched.hold(id, priority, &group);
                 }
             }
             entry.unlearned = next;
@@ -113,7 +114,7 @@ impl QueueEntry {
         if self.unlearned.is_some() {
             return Err(Detour::Holders);
         }
-        if self.touched.may_go(id, group) {
+        if self.touched.may_go(id, priority, group) {
             return Ok(Admitted::Yes);
         }
         if !self.touched.wait(id, priority, group) {
@@ -124,9 +125,9 @@ impl QueueEntry {
     }
 
     /// Message `id` is chosen: none of its group is chosen beside it. It has been looked at.
-    pub fn hold_group(&mut self, id: u64) {
+    pub fn hold_group(&mut self, id: u64, priority: u8) {
         if let Some(group) = self.known.get(&id).and_then(|known| known.group.as_ref()) {
-            self.touched.hold(id, group);
+            self.touched.hold(id, priority, group);
         }
     }
 

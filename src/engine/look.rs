@@ -8,17 +8,20 @@ use std::sync::Arc;
 
 use super::choose::{Candidate, Detour};
 use super::expire::Unheld;
-use super::state::{QueueEntry, State};
+use super::state::{Located, QueueEntry, State};
 use super::take::queue_mut;
 use super::{Content, Engine, QueueShared};
 use crate::clock::Now;
-use crate::dispatch::GroupKey;
+use crate::dispatch::{GroupKey, Turn};
 use crate::error::Result;
 use crate::log::{Lane, Segment};
 
 /// What has been seen of more messages of one queue than these, and those that somebody is looking behind, is forgotten,
 /// and seen again.
 const KNOWN_MAX: usize = 4096;
+
+/// How many touched messages are looked at in one go.
+const TOUCHED_AHEAD: usize = 64;
 
 /// What has been seen of a message that is next.
 #[derive(Clone, Debug)]
@@ -81,7 +84,16 @@ impl Engine {
         now: Now,
     ) -> std::result::Result<Admitted, Detour> {
         let Some(entry) = state.queues.get_mut(&queue.id) else { return Ok(Admitted::Yes) };
-        let known = self.known(entry, queue, candidate)?;
+        let known = match self.known(entry, queue, candidate) {
+            Ok(known) => known,
+            Err(Detour::Look(mut look)) => {
+                if let Some(turn) = candidate.turn {
+                    self.look_behind(state, queue, turn, &mut look);
+                }
+                return Err(Detour::Look(look));
+            }
+            Err(detour) => return Err(detour),
+        };
         if known.has_expired(now) {
             let expired = entry.known.iter().filter(|(_, known)| known.has_expired(now));
             let expired = expired.map(|(id, known)| {
@@ -93,6 +105,22 @@ impl Engine {
         match known.group.clone() {
             Some(group) => entry.admit_grouped(candidate, &group),
             None => Ok(Admitted::Yes),
+        }
+    }
+
+    /// Adds those whose turn comes behind that of a touched message, as far as they lie in the same segment.
+    fn look_behind(&self, state: &State, queue: &QueueShared, turn: Turn, look: &mut Look) {
+        let Some(entry) = state.queues.get(&queue.id) else { return };
+        let mut behind = turn;
+        while look.slots.len() < TOUCHED_AHEAD
+            && let Some(next) = entry.touched.next_ready(Some(behind))
+            && next.priority() == look.lane.priority
+            && !entry.known.contains_key(&next.id)
+            && let Located::At { segment, offset } = state.locate(look.lane, next.id, &self.log)
+            && Arc::ptr_eq(&segment, &look.segment)
+        {
+            look.slots.push((next.id, offset));
+            behind = next;
         }
     }
 

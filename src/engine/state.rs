@@ -362,6 +362,8 @@ impl State {
             let gone: Vec<u64> = all.filter(|id| !there.contains(id)).collect();
             gone.into_iter().for_each(|id| drop(queue.touched.remove(id)));
             queue.wake_for_groups();
+            // What a lane has waited with may be among them.
+            queue.shared.signal.notify_all();
             queue.shared.wake_for_room();
         }
         self.reclaimable = true;

@@ -228,8 +228,9 @@ pub struct Queue {
     pub rules: Rules,
     pub is_paused: bool,
     pub messages: BTreeMap<u64, Message>,
-    /// Who holds each group: the one that was delivered last, until it is done with, and then the next of those that wait.
-    holders: BTreeMap<u8, u64>,
+    /// Who holds each group, and whether it was delivered: the one that was last, until it is done with, and then the next
+    /// of those that wait.
+    holders: BTreeMap<u8, (u64, bool)>,
     /// The process has ended since these were asked for.
     unlearned: bool,
     /// The time of the wall clock that was last told.
@@ -355,16 +356,18 @@ impl Queue {
         let Some(group) = self.messages[&id].content.group else { return true };
         if std::mem::take(&mut self.unlearned) {
             let messages = &self.messages;
-            self.holders.retain(|_, holder| messages[holder].delivered);
+            self.holders.retain(|_, (holder, _)| messages[holder].delivered);
+            self.holders.values_mut().for_each(|(_, is_out)| *is_out = true);
         }
-        self.holders.get(&group).is_none_or(|holder| *holder == id)
+        // All of a group have the same priority.
+        self.holders.get(&group).is_none_or(|(holder, _)| *holder == id)
     }
 
     /// Whoever is done with lets go of its group, and the next of those that wait holds it.
     fn pass_on_groups(&mut self) {
         let messages = &self.messages;
         let done = |id: &u64| messages.get(id).is_none_or(|m| m.place == Place::Buried);
-        let free = self.holders.iter().filter(|(_, holder)| done(holder)).map(|(group, _)| *group);
+        let free = self.holders.iter().filter(|(_, (id, _))| done(id)).map(|(group, _)| *group);
         for group in free.collect::<Vec<u8>>() {
             self.holders.remove(&group);
             let waiting = self.messages.iter_mut().filter(|(_, m)| m.waits);
@@ -372,7 +375,7 @@ impl Queue {
             let next = waiting.min_by_key(|(id, m)| (Reverse(m.content.priority), m.due, **id));
             if let Some((id, message)) = next {
                 message.waits = false;
-                self.holders.insert(group, *id);
+                self.holders.insert(group, (*id, false));
             }
         }
     }
@@ -406,7 +409,7 @@ impl Queue {
                 break;
             }
             if let Some(group) = self.messages[&id].content.group {
-                self.holders.insert(group, id);
+                self.holders.insert(group, (id, true));
             }
             taken.push(id);
         }

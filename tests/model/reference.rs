@@ -140,8 +140,9 @@ pub struct Queue {
     pub options: Options,
     pub messages: BTreeMap<Seq, Message>,
     pub window: Window,
-    /// Who holds each group: the one that went out last, until it is done with, and then the next of those that wait.
-    pub holders: BTreeMap<u8, Seq>,
+    /// Who holds each group, and whether it went out: the one that did last, until it is done with, and then the next of
+    /// those that wait.
+    pub holders: BTreeMap<u8, (Seq, bool)>,
     /// Whether the process has ended since these were asked for.
     pub unlearned: bool,
     /// Failures that have paused it, or 0 if somebody has.
@@ -222,16 +223,29 @@ impl Queue {
         let Some(group) = self.messages[&seq].group else { return true };
         if std::mem::take(&mut self.unlearned) {
             let messages = &self.messages;
-            self.holders.retain(|_, holder| messages[holder].delivered);
+            self.holders.retain(|_, (holder, _)| messages[holder].delivered);
+            self.holders.values_mut().for_each(|(_, is_out)| *is_out = true);
         }
-        self.holders.get(&group).is_none_or(|holder| *holder == seq)
+        match self.holders.get(&group) {
+            Some(&(holder, is_out)) if holder != seq => {
+                if is_out || self.messages[&holder].priority >= self.messages[&seq].priority {
+                    return false;
+                }
+                // One that is more urgent comes first.
+                self.holders.insert(group, (seq, false));
+                let next = self.messages.get_mut(&holder).unwrap();
+                next.waits = next.place == Place::GivenBack;
+                true
+            }
+            _ => true,
+        }
     }
 
     /// Whoever is done with lets go of its group, and the next of those that wait holds it.
     pub fn pass_on_groups(&mut self) {
         let messages = &self.messages;
         let done = |seq: &Seq| messages.get(seq).is_none_or(|m| m.place == Place::Buried);
-        let free = self.holders.iter().filter(|(_, holder)| done(holder)).map(|(group, _)| *group);
+        let free = self.holders.iter().filter(|(_, (id, _))| done(id)).map(|(group, _)| *group);
         for group in free.collect::<Vec<u8>>() {
             self.holders.remove(&group);
             let waiting = self.messages.iter_mut().filter(|(_, m)| m.waits);
@@ -239,7 +253,7 @@ impl Queue {
             let next = waiting.min_by_key(|(seq, m)| (Reverse(m.priority), m.was_due, **seq));
             if let Some((seq, message)) = next {
                 message.waits = false;
-                self.holders.insert(group, *seq);
+                self.holders.insert(group, (*seq, false));
             }
         }
     }
@@ -537,7 +551,7 @@ impl Model {
             message.delivered = true;
             message.spared = false;
             if let Some(group) = message.group {
-                queue.holders.insert(group, seq);
+                queue.holders.insert(group, (seq, true));
             }
             message.attempts += 1;
             message.holder = Some(token);
