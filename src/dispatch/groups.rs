@@ -49,6 +49,12 @@ impl Groups {
         self.groups.get(key).map(|group| group.holder)
     }
 
+    /// Whether any message holds a group. None waits for one otherwise.
+    #[inline]
+    pub fn has_members(&self) -> bool {
+        !self.members.is_empty()
+    }
+
     /// All that hold a group.
     pub fn holders(&self) -> impl Iterator<Item = u64> {
         self.groups.values().map(|group| group.holder.id)
@@ -108,12 +114,7 @@ impl Groups {
 
     /// Message `id` lets go of the group that it holds, if it does. The next of those that waited holds it from then on,
     /// and is returned.
-    #[inline]
     pub fn let_go(&mut self, id: u64) -> Option<Turn> {
-        if self.members.is_empty() { None } else { self.pass_on(id) }
-    }
-
-    fn pass_on(&mut self, id: u64) -> Option<Turn> {
         let key = self.members.remove(&id)?;
         let group = self.groups.get_mut(&key)?;
         let Some(&next) = group.waiting.first() else {

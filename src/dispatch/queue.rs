@@ -131,31 +131,40 @@ impl QueueState {
     /// It keeps the group that it holds, unless it is buried.
     pub fn put(&mut self, id: u64, mut entry: Entry) {
         entry.waits = false;
-        self.note_recorded(entry.priority, id);
-        let order = Order::of(id, &entry);
+        let (order, priority) = (Order::of(id, &entry), entry.priority);
         if let Some(old) = self.entries.insert(id, entry) {
             self.unlink(id, Order::of(id, &old));
         }
         self.link(id, order);
-        if matches!(order, Order::Buried) {
-            self.let_go(id);
+        if self.groups.has_members() {
+            self.unrecorded.remove(&(priority, id));
+            if matches!(order, Order::Buried) {
+                self.let_go(id);
+            }
         }
     }
 
     /// Forgets `id`: it was deleted.
     pub fn remove(&mut self, id: u64) -> Option<Entry> {
         let removed = self.entries.remove(id);
-        match &removed {
-            Some(entry) => {
-                self.note_recorded(entry.priority, id);
-                self.unlink(id, Order::of(id, entry));
-            }
+        if let Some(entry) = &removed {
+            self.unlink(id, Order::of(id, entry));
+        }
+        if self.groups.has_members() {
+            self.leave_group(id, removed.as_ref().map(|entry| entry.priority));
+        }
+        removed
+    }
+
+    /// Message `id` is gone; None for the priority of one that nobody had touched.
+    fn leave_group(&mut self, id: u64, priority: Option<u8>) {
+        match priority {
+            Some(priority) => _ = self.unrecorded.remove(&(priority, id)),
             // It may be the one that its lane waits with.
             None if self.groups.is_full() => self.freed = Freed::More,
             None => {}
         }
         self.let_go(id);
-        removed
     }
 
     /// Message `id` is ready and fresh, and it turned out that nothing is to be recorded of it: it is forgotten, but for the
@@ -170,13 +179,6 @@ impl QueueState {
             self.unlink(id, Order::of(id, &entry));
         }
         true
-    }
-
-    #[inline]
-    fn note_recorded(&mut self, priority: u8, id: u64) {
-        if !self.unrecorded.is_empty() {
-            self.unrecorded.remove(&(priority, id));
-        }
     }
 
     /// Whether the log knows that message `id` was touched.
@@ -275,7 +277,10 @@ impl QueueState {
     /// What may go out since this was last asked, and nobody was told of.
     #[inline]
     pub fn take_freed(&mut self) -> Freed {
-        std::mem::take(&mut self.freed)
+        match self.freed {
+            Freed::None => Freed::None,
+            _ => std::mem::take(&mut self.freed),
+        }
     }
 
     /// Puts `id` into the order that its place keeps.
