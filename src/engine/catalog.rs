@@ -43,7 +43,7 @@ impl Engine {
         check_queue_name(name)?;
         options.check(name)?;
         if let Some(dead_letter) = &options.dead_letter {
-            self.check_no_cycle(name, dead_letter)?;
+            self.lock_state().check_no_cycle(name, dead_letter)?;
         }
         let declared = self.declare_checked(name, options);
         if declared.is_err() {
@@ -62,24 +62,6 @@ impl Engine {
         self.declare_with(name, options, true)
     }
 
-    /// Dead letters that come back to where they were buried would go round for ever.
-    fn check_no_cycle(&self, name: &str, dead_letter: &str) -> Result<()> {
-        let state = self.lock_state();
-        let mut next = Some(dead_letter.to_owned());
-        for _ in 0..=state.queues.len() {
-            let Some(current) = next else { return Ok(()) };
-            if current == name {
-                return Err(Error::invalid(format!(
-                    "the dead letter queues of {name:?} lead back to it"
-                )));
-            }
-            let id = state.names.get(current.as_str());
-            let entry = id.and_then(|id| state.queues.get(id));
-            next = entry.and_then(|entry| entry.options.dead_letter.clone());
-        }
-        Ok(())
-    }
-
     /// With `set`, the options of a queue that is there already become `options`.
     fn declare_with(
         &self,
@@ -90,6 +72,10 @@ impl Engine {
         let (queue, end) = loop {
             self.check_alive()?;
             let mut state = self.lock_state();
+            if let Some(dead_letter) = &options.dead_letter {
+                // Another declaration may have closed the circle meanwhile.
+                state.check_no_cycle(name, dead_letter)?;
+            }
             let known = state.names.get(name).copied();
             if let Some(entry) = known.and_then(|id| state.queues.get(&id))
                 && (!set || entry.options == options)
@@ -346,4 +332,23 @@ fn touched_ids(entry: &QueueEntry, which: MessageState) -> Vec<u64> {
     let place = place_of(which);
     let touched = entry.touched.range(..).filter(|(_, entry)| entry.place == place);
     touched.map(|(id, _)| id).take(PURGE_CHUNK).collect()
+}
+
+impl State {
+    /// Dead letters that come back to where they were buried would go round for ever.
+    fn check_no_cycle(&self, name: &str, dead_letter: &str) -> Result<()> {
+        let mut next = Some(dead_letter);
+        for _ in 0..=self.queues.len() {
+            let Some(current) = next else { return Ok(()) };
+            if current == name {
+                return Err(Error::invalid(format!(
+                    "the dead letter queues of {name:?} lead back to it"
+                )));
+            }
+            let id = self.names.get(current);
+            let entry = id.and_then(|id| self.queues.get(id));
+            next = entry.and_then(|entry| entry.options.dead_letter.as_deref());
+        }
+        Ok(())
+    }
 }

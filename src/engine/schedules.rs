@@ -15,6 +15,7 @@
 mod bursts;
 mod closing;
 mod cutting;
+mod declaring;
 mod full;
 mod grouped;
 mod keyed;
