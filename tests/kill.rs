@@ -1,9 +1,9 @@
 //! A process that works on a store is killed, again and again, and nothing that it was promised is lost.
 //!
-//! A child process (this same binary, started anew) runs four producers and four consumers over three queues, and a thread
-//! that pauses one of them now and then, and is
-//! killed with SIGKILL after 5 to 200 ms: while it inserts, rolls, checkpoints, reclaims, or still opens. Each of its
-//! threads writes what it is about to do, and what has returned, to a journal of its own; what a write call has taken
+//! A child process (this same binary, started anew) runs four producers and four consumers over four queues, a thread
+//! that pauses one of them now and then, and one whose work fails more often than not, with dead letters that it brings
+//! back. It is killed with SIGKILL after 5 to 200 ms: while it inserts, rolls, checkpoints, reclaims, or still opens. Each
+//! of its threads writes what it is about to do, and what has returned, to a journal of its own; what a write call has taken
 //! survives a SIGKILL. After each kill the parent opens a copy of the directory, takes every message out of it, and
 //! compares that with what all journals so far say. The next child goes on in the directory itself.
 //!

@@ -2,9 +2,9 @@
 //! open.
 //!
 //! Nothing is recorded of it. A message that waits for its group has not been delivered, which reads the same in the log
-//! whether it waits or not, and in a cursor: there its lane has come to no further than the first that was passed over. Which messages hold their groups
-//! follows from what is recorded: those that were delivered and are not done with. Their frames say which groups that are,
-//! and are read when the first message with a group is to go out after an open.
+//! whether it waits or not, and in a cursor: there its lane has come to no further than the first that was passed over.
+//! Which messages hold their groups follows from what is recorded: those that were delivered and are not done with. Their
+//! frames say which groups that are, and are read when the first message with a group is to go out after an open.
 
 use std::sync::Arc;
 

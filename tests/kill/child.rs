@@ -112,6 +112,14 @@ fn start(store: &Store, orders: &Orders, began: Instant) -> Result<()> {
         random: Random::new(seed),
     };
     thread::spawn(move || worker.run());
+    let mut worker = Mender {
+        queue: queues[load::TROUBLED as usize].clone(),
+        dead: store.queue(load::DEAD)?,
+        backlog,
+        journal: journal(load::MENDER),
+        random: Random::new(seed ^ 1),
+    };
+    thread::spawn(move || worker.run());
     Ok(())
 }
 
@@ -197,6 +205,53 @@ impl Pauser {
             _ => self.queue.resume()?,
         }
         self.journal.write(&[Record::new(Kind::Settled, load::PAUSED)]);
+        Ok(())
+    }
+}
+
+/// Works on messages that fail more often than not, and brings back what was given up.
+struct Mender {
+    queue: Queue,
+    dead: Queue,
+    backlog: Backlog,
+    journal: Journal,
+    random: Random,
+}
+
+impl Mender {
+    fn run(&mut self) {
+        loop {
+            self.work().unwrap();
+        }
+    }
+
+    fn work(&mut self) -> Result<()> {
+        let batch = self.queue.get_batch(load::TROUBLES_MAX, Duration::from_millis(2))?;
+        for delivery in batch {
+            match self.random.below(10) {
+                0..3 => self.delete(delivery)?,
+                3..8 => drop(delivery.fail("chance")?),
+                8 => delivery.release()?,
+                _ => delivery.bury("chance")?,
+            }
+        }
+        // After four failures in a row it has paused itself.
+        if self.queue.stats()?.paused.is_some() {
+            self.queue.resume()?;
+        }
+        if self.random.one_in(3) {
+            self.dead.redrive(self.random.below(30))?;
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, delivery: Delivery) -> Result<()> {
+        let key = load::identify(load::TROUBLED, delivery.payload()).unwrap();
+        let record = Record { key, ..Record::new(Kind::Deleting, load::TROUBLED) };
+        self.journal.write(&[record]);
+        delivery.delete()?;
+        self.journal.write(&[Record { kind: Kind::Settled, ..record }]);
+        self.backlog[load::TROUBLED as usize].fetch_sub(1, Ordering::Relaxed);
         Ok(())
     }
 }

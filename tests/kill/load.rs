@@ -13,12 +13,24 @@ pub use random::Random;
 /// The queue with one consumer, where the order of deliveries is checked.
 pub const SINGLE: u8 = 0;
 
-pub const QUEUES: [&str; 4] = ["single", "shared", "slow", "grouped"];
+pub const QUEUES: [&str; 5] = ["single", "shared", "slow", "grouped", "troubled"];
 
 /// The queue whose messages belong to groups.
 pub const GROUPED: u8 = 3;
 
 const GROUPS: u64 = 5;
+
+/// The queue whose messages fail more often than not.
+pub const TROUBLED: u8 = 4;
+
+/// Where they go then.
+pub const DEAD: &str = "dead";
+
+/// How many of them are held at a time.
+pub const TROUBLES_MAX: usize = 8;
+
+/// How many messages the shared queue takes; whoever inserts more waits.
+pub const SHARED_MAX: u64 = 600;
 
 pub const PRODUCERS: u64 = 4;
 
@@ -28,17 +40,25 @@ pub const CONSUMERS: [&[u8]; 4] = [&[SINGLE], &[1, GROUPED], &[2, GROUPED], &[1,
 /// The journal of the thread that pauses a queue.
 pub const PAUSER: usize = PRODUCERS as usize + CONSUMERS.len();
 
+/// The journal of the thread that sees to the troubled queue.
+pub const MENDER: usize = PAUSER + 1;
+
 /// The queue that is paused now and then.
 pub const PAUSED: u8 = 2;
 
 /// How each queue treats failures: the single one gives back at once, so that its order is known.
 pub fn queue_options(queue: u8) -> QueueOptions {
     let ms = Duration::from_millis;
-    QueueOptions::new().lease(None).backoff(match queue {
-        SINGLE => Backoff::Fixed(Duration::ZERO),
+    let options = QueueOptions::new().lease(None).backoff(match queue {
+        SINGLE | TROUBLED => Backoff::Fixed(Duration::ZERO),
         1 => Backoff::List(vec![ms(1), ms(3)]),
         _ => Backoff::Exponential { first: ms(1), max: ms(8), jitter: 50 },
-    })
+    });
+    match queue {
+        1 => options.max_messages(SHARED_MAX),
+        TROUBLED => options.max_attempts(Some(2)).dead_letter(DEAD).pause_after_failures(4),
+        _ => options,
+    }
 }
 
 /// No segment is made longer than this.
@@ -102,7 +122,7 @@ fn delay_ms(queue: u8, key: u64) -> u64 {
 
 /// Whether the message of that name comes in the order of the inserts, and not when it is due or its group allows it.
 pub fn comes_in_order(queue: u8, key: u64) -> bool {
-    delay_ms(queue, key) == 0 && group(queue, key).is_none()
+    delay_ms(queue, key) == 0 && group(queue, key).is_none() && queue != TROUBLED
 }
 
 /// The group that the message of that name belongs to.

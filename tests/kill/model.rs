@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use crate::journal::{Kind, Record};
-use crate::load::{PRIORITIES, QUEUES, SINGLE, comes_in_order, group, priority, ttl};
+use crate::load::{
+    PRIORITIES, QUEUES, SINGLE, TROUBLED, TROUBLES_MAX, comes_in_order, group, priority, ttl,
+};
 
 /// A message that may be in the store.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +49,8 @@ pub struct Figures {
     pub redeliveries: u64,
     pub deletes: u64,
     pub in_flight_when_killed: u64,
+    /// Found after the kills.
+    pub dead_letters: u64,
     pub checked: u64,
     pub disk_bytes_max: u64,
     /// Once compaction has caught up.
@@ -59,7 +63,7 @@ impl fmt::Display for Figures {
             f,
             "{} rounds ({} killed while opening), {} acknowledged inserts ({} cut short), \
              {} inserted again, {} deliveries ({} of them again), {} acknowledged deletes, {} in flight when killed, \
-             {} messages checked, at most {} KiB of disk, {} once settled",
+             {} dead letters found, {} messages checked, at most {} KiB of disk, {} once settled",
             self.rounds,
             self.killed_while_opening,
             self.inserts,
@@ -69,6 +73,7 @@ impl fmt::Display for Figures {
             self.redeliveries,
             self.deletes,
             self.in_flight_when_killed,
+            self.dead_letters,
             self.checked,
             self.disk_bytes_max >> 10,
             self.settled_bytes_max >> 10,
@@ -159,6 +164,25 @@ impl Model {
                 kind => (asked, self.paused) = (kind == Kind::Pausing, None),
             }
         }
+    }
+
+    /// Takes in what the thread has written that sees to the troubled queue: which messages it has deleted. Where the others
+    /// are, there or among the dead letters, it does not say, and their ids change on the way.
+    pub fn play_troubles(&mut self, journal: &[Record]) -> Checked {
+        for record in journal {
+            match record.kind {
+                Kind::Deleting => {
+                    let message = self.message(record.key)?;
+                    (message.sure, message.deleting) = (true, true);
+                }
+                Kind::Settled => {
+                    self.bury(record.key);
+                    self.figures.deletes += 1;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Compares that with what is found, and takes it for the truth from now on.
@@ -305,7 +329,8 @@ impl Model {
     /// How many messages may have been in flight when the round was killed, at least and at most.
     pub fn in_flight(&self) -> (u64, u64) {
         let held = self.held();
-        (held, held + self.uncertain.settling + self.uncertain.gets.iter().sum::<u64>())
+        let gets = self.uncertain.gets.iter().sum::<u64>();
+        (held, held + self.uncertain.settling + gets + TROUBLES_MAX as u64)
     }
 
     /// Compares what the store holds with what it must hold, and takes it for the truth from now on.
@@ -337,6 +362,11 @@ impl Model {
     }
 
     fn check_seen(&mut self, seen: &Seen) -> Checked {
+        if seen.queue == TROUBLED {
+            let message = self.message(seen.key)?;
+            (message.sure, message.deleting) = (true, false);
+            return Ok(());
+        }
         self.identify(seen.key, seen.id)?;
         let queue = seen.queue as usize;
         let message = self.message(seen.key)?;

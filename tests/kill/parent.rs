@@ -14,7 +14,10 @@ use crate::Length;
 use crate::child::{self, Orders};
 use crate::fifo;
 use crate::journal::{self, Kind, Record};
-use crate::load::{self, CONSUMERS, GROUPED, PAUSED, PAUSER, PRODUCERS, QUEUES, Random, SINGLE};
+use crate::load::{
+    self, CONSUMERS, DEAD, GROUPED, MENDER, PAUSED, PAUSER, PRODUCERS, QUEUES, Random, SHARED_MAX,
+    SINGLE, TROUBLED,
+};
 use crate::model::{Model, Seen};
 
 const SIGKILL: i32 = 9;
@@ -71,6 +74,7 @@ pub fn run(durability: Durability, length: Length) {
         let figures = &model.figures;
         assert!(figures.inserts > 0 && figures.deletes > 0, "nothing was done");
         assert!(figures.duplicates > 0, "nothing was inserted again");
+        assert!(figures.dead_letters > 0, "nothing was given up");
         assert!(
             figures.redeliveries > 0 && figures.in_flight_when_killed > 0,
             "nothing was killed"
@@ -113,6 +117,7 @@ fn check(base: &Path, orders: &Orders, model: &mut Model) -> Result<(), String> 
     fifo::check(&journals[single], model.given_back(), model.highest_single())?;
     model.play(&journals)?;
     model.play_pauses(&journal::read(&orders.journals, PAUSER).unwrap());
+    model.play_troubles(&journal::read(&orders.journals, MENDER).unwrap())?;
 
     let copy = base.join("copy");
     let disk_bytes = copy_files(&orders.dir, &copy);
@@ -152,6 +157,9 @@ fn examine(
     }
     let settled = settle(&store, copy)?;
     model.figures.settled_bytes_max = model.figures.settled_bytes_max.max(settled);
+    if let Some(dead) = store.find(DEAD).map_err(|e| e.to_string())? {
+        model.figures.dead_letters += dead.stats().map_err(|e| e.to_string())?.ready;
+    }
     let held = drain(&store)?;
     let seen = held.iter().map(|(seen, _)| *seen).collect();
     // What is held goes back uncounted.
@@ -222,7 +230,12 @@ fn insert_again(
         keys.zip(record.id..).map(|(key, id)| (record.queue, key, id))
     });
     let in_this_round = |seen: &&Seen| load::round(seen.key) == orders.round;
-    let there = seen.iter().filter(in_this_round).map(|seen| (seen.queue, seen.key, seen.id));
+    // The window knows the id that a message had before it was moved.
+    let there = seen
+        .iter()
+        .filter(in_this_round)
+        .filter(|seen| seen.queue != TROUBLED)
+        .map(|seen| (seen.queue, seen.key, seen.id));
     let mut count = 0;
     for (queue, key, id) in inserted.chain(there).filter(|(_, key, _)| load::has_dedup_key(*key)) {
         let handle = store.queue(QUEUES[queue as usize]).map_err(|error| error.to_string())?;
@@ -253,14 +266,17 @@ fn open(copy: &Path, orders: &Orders, clean: bool) -> Result<Store, String> {
 fn drain(store: &Store) -> Result<Vec<(Seen, Option<Delivery>)>, String> {
     let text = |error: millpond::Error| error.to_string();
     let mut all = Vec::new();
-    // That of the groups is looked through instead.
-    for (n, name) in (0..).zip(QUEUES).filter(|(n, _)| *n != GROUPED) {
+    // The others are looked through instead.
+    for (n, name) in (0..).zip(QUEUES).filter(|(n, _)| *n != GROUPED && *n != TROUBLED) {
         // A child that was killed early has declared none.
         let Some(queue) = store.find(name).map_err(text)? else { continue };
         // Buried, and not kicked yet.
         queue.kick(u64::MAX).map_err(text)?;
         let stats = queue.stats().map_err(text)?;
         let expected = stats.ready + stats.delayed;
+        if n == 1 && expected + stats.buried > SHARED_MAX {
+            return Err(format!("more than {SHARED_MAX} messages in {name:?}: {stats:?}"));
+        }
         let until = Instant::now() + DRAIN_MAX;
         let mut found = 0;
         // Some expire before they can be got.
@@ -279,7 +295,9 @@ fn drain(store: &Store) -> Result<Vec<(Seen, Option<Delivery>)>, String> {
             return Err(format!("{found} messages of queue {name:?}, more: {more}; {stats:?}"));
         }
     }
-    all.extend(look_through_groups(store)?);
+    all.extend(look_through(store, GROUPED, QUEUES[GROUPED as usize])?);
+    all.extend(look_through(store, TROUBLED, QUEUES[TROUBLED as usize])?);
+    all.extend(look_through(store, TROUBLED, DEAD)?);
     let stats = store.stats();
     if stats.messages != all.len() as u64 || stats.damaged_messages > 0 {
         return Err(format!("{} messages were delivered: {stats:?}", all.len()));
@@ -287,10 +305,14 @@ fn drain(store: &Store) -> Result<Vec<(Seen, Option<Delivery>)>, String> {
     Ok(all)
 }
 
-/// All messages of the queue with groups, of which only one each could be got.
-fn look_through_groups(store: &Store) -> Result<Vec<(Seen, Option<Delivery>)>, String> {
+/// All messages of a queue, which were inserted into that one.
+fn look_through(
+    store: &Store,
+    inserted_into: u8,
+    name: &str,
+) -> Result<Vec<(Seen, Option<Delivery>)>, String> {
     let text = |error: millpond::Error| error.to_string();
-    let Some(queue) = store.find(QUEUES[GROUPED as usize]).map_err(text)? else {
+    let Some(queue) = store.find(name).map_err(text)? else {
         return Ok(Vec::new());
     };
     queue.kick(u64::MAX).map_err(text)?;
@@ -298,9 +320,9 @@ fn look_through_groups(store: &Store) -> Result<Vec<(Seen, Option<Delivery>)>, S
     for state in [State::Ready, State::Delayed] {
         for entry in queue.browse(state) {
             let entry = entry.map_err(text)?;
-            let key = load::identify(GROUPED, entry.payload())?;
+            let key = load::identify(inserted_into, entry.payload())?;
             let (id, attempt) = (entry.id().as_u64(), entry.attempt());
-            all.push((Seen { queue: GROUPED, id, key, attempt }, None));
+            all.push((Seen { queue: inserted_into, id, key, attempt }, None));
         }
     }
     Ok(all)
