@@ -86,8 +86,8 @@ pub(crate) struct QueueState {
     in_flight: u64,
     buried: u64,
     groups: Groups,
-    /// Those that the log knows nothing of, by priority and id: nobody has had them, they were only passed over to wait for
-    /// their groups.
+    /// Those that the log knows nothing of, by priority and id: nobody has had them, they were passed over to wait for their
+    /// groups, or are to be moved.
     unrecorded: BTreeSet<(u8, u64)>,
     freed: Freed,
     /// Attempts that failed; those whose leases ran out count when that is noticed.
@@ -136,11 +136,9 @@ impl QueueState {
             self.unlink(id, Order::of(id, &old));
         }
         self.link(id, order);
-        if self.groups.has_members() {
-            self.unrecorded.remove(&(priority, id));
-            if matches!(order, Order::Buried) {
-                self.let_go(id);
-            }
+        self.note_recorded(id, priority);
+        if matches!(order, Order::Buried) && self.groups.has_members() {
+            self.let_go(id);
         }
     }
 
@@ -149,35 +147,42 @@ impl QueueState {
         let removed = self.entries.remove(id);
         if let Some(entry) = &removed {
             self.unlink(id, Order::of(id, entry));
+            self.note_recorded(id, entry.priority);
         }
         if self.groups.has_members() {
-            self.leave_group(id, removed.as_ref().map(|entry| entry.priority));
+            // It may be the one that its lane waits with.
+            if removed.is_none() && self.groups.is_full() {
+                self.freed = Freed::More;
+            }
+            self.let_go(id);
         }
         removed
     }
 
-    /// Message `id` is gone; None for the priority of one that nobody had touched.
-    fn leave_group(&mut self, id: u64, priority: Option<u8>) {
-        match priority {
-            Some(priority) => _ = self.unrecorded.remove(&(priority, id)),
-            // It may be the one that its lane waits with.
-            None if self.groups.is_full() => self.freed = Freed::More,
-            None => {}
+    #[inline]
+    fn note_recorded(&mut self, id: u64, priority: u8) {
+        if !self.unrecorded.is_empty() {
+            self.unrecorded.remove(&(priority, id));
         }
-        self.let_go(id);
     }
 
-    /// Message `id` is ready and fresh, and it turned out that nothing is to be recorded of it: it is forgotten, but for the
-    /// group that it holds. False if it is not so any more.
+    /// Makes a message ready that nobody has touched, and of which nothing is recorded yet: a cursor leaves it out, and says
+    /// of its lane that it is still to be read.
+    pub fn touch(&mut self, id: u64, priority: u8) {
+        self.put(id, Entry::fresh(priority));
+        self.unrecorded.insert((priority, id));
+    }
+
+    /// Message `id` was [touched](QueueState::touch), and nothing is to be recorded of it: it is forgotten, but for the group
+    /// that it holds. False if it is not so any more.
     pub fn untouch(&mut self, id: u64) -> bool {
-        let is_fresh =
-            |entry: &&Entry| entry.fresh && entry.place == Place::GivenBack && !entry.waits;
-        if self.entries.get(id).filter(is_fresh).is_none() {
+        let Some(entry) = self.entries.get(id).filter(|entry| !entry.waits) else { return false };
+        let (order, priority) = (Order::of(id, entry), entry.priority);
+        if !self.unrecorded.remove(&(priority, id)) {
             return false;
         }
-        if let Some(entry) = self.entries.remove(id) {
-            self.unlink(id, Order::of(id, &entry));
-        }
+        self.entries.remove(id);
+        self.unlink(id, order);
         true
     }
 
@@ -429,6 +434,24 @@ mod tests {
 
     fn at(base: Instant, secs: u64) -> Instant {
         base + Duration::from_secs(secs)
+    }
+
+    /// Or a cursor that is captured piece by piece could leave it out of its lane and out of its entries.
+    #[test]
+    fn what_is_touched_before_anything_is_recorded_counts_as_unread_until_then() {
+        let mut q = QueueState::default();
+        q.touch(5, 2);
+        q.touch(6, 2);
+        assert_eq!((q.first_unrecorded(2), q.is_recorded(5, 2)), (Some(5), false));
+        assert!(q.untouch(5));
+        assert!(!q.contains(5) && !q.untouch(5));
+        assert_eq!((q.first_unrecorded(2), q.len()), (Some(6), 1));
+        q.put(6, Entry::buried(2, 0, "no room"));
+        assert_eq!((q.first_unrecorded(2), q.is_recorded(6, 2)), (None, true));
+        assert!(!q.untouch(6));
+        q.touch(7, 2);
+        q.remove(7);
+        assert_eq!(q.first_unrecorded(2), None);
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub(super) enum Detour {
     Room(Refused),
     /// It is not known whether these messages may go out.
     Look(Box<Look>),
-    /// These messages have.
+    /// These messages have expired.
     Expired(Vec<Unheld>),
     /// It is not known which messages hold groups.
     Holders,

@@ -115,7 +115,7 @@ impl Engine {
                 false
             }
             None => {
-                touched.put(id, Entry::fresh(priority));
+                touched.touch(id, priority);
                 true
             }
         };
