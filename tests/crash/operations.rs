@@ -250,11 +250,12 @@ impl Workload<'_> {
     }
 
     fn make_room(&mut self, queue: &'static str, count: usize) -> Result<Vec<u64>, ErrorKind> {
-        let entry = self.world.queue(queue);
-        if entry.rules.max_messages.is_none() {
+        if self.world.queue(queue).rules.max_messages.is_none() {
             return Ok(Vec::new());
         }
-        entry.make_room(count)
+        let now = self.time();
+        self.world.advance(queue, now);
+        self.world.queue(queue).make_room(count)
     }
 
     /// The room was made by the append that needed it.
