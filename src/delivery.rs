@@ -57,7 +57,7 @@ impl Delivery {
     /// The number that the message had when it was first inserted. It stays the same when the message moves to a dead
     /// letter queue and back.
     pub fn origin_id(&self) -> MessageId {
-        MessageId(self.content.origin_id.unwrap_or(self.held.id))
+        MessageId(self.content.origin_id)
     }
 
     /// What is known of a dead letter: the queue that has given it up, why, after how many attempts, and when. A
@@ -119,7 +119,7 @@ impl Delivery {
     }
 
     /// The message is settled by other means: dropping the delivery must not.
-    pub(crate) fn forget(mut self) {
+    pub(crate) fn forget(&mut self) {
         self.settled = true;
     }
 
@@ -234,7 +234,7 @@ impl Entry {
 
     /// As [`Delivery::origin_id`].
     pub fn origin_id(&self) -> MessageId {
-        MessageId(self.0.content.origin_id.unwrap_or(self.0.id))
+        MessageId(self.0.content.origin_id)
     }
 
     /// As [`Delivery::origin`].

@@ -198,16 +198,16 @@ impl Queue {
     /// As by [`Delivery::delete`], but for `StaleDelivery`; `InvalidArgument` for a delivery of another store, and then
     /// nothing is deleted.
     pub fn delete_batch(&self, deliveries: impl IntoIterator<Item = Delivery>) -> Result<Deleted> {
-        let deliveries: Vec<Delivery> = deliveries.into_iter().collect();
+        let mut deliveries: Vec<Delivery> = deliveries.into_iter().collect();
         let engine = self.store.engine();
         if deliveries.iter().any(|delivery| !Arc::ptr_eq(delivery.engine(), engine)) {
             return Err(Error::invalid("a delivery of another store"));
         }
-        let held: Vec<_> = deliveries.iter().map(|delivery| delivery.held().clone()).collect();
-        let deleted = engine.delete_batch(&held);
-        deliveries.into_iter().for_each(Delivery::forget);
+        let held: Vec<_> = deliveries.iter().map(Delivery::held).collect();
+        let deleted = engine.delete_batch(held);
+        deliveries.iter_mut().for_each(Delivery::forget);
         let deleted = deleted?;
-        Ok(Deleted { deleted, stale: held.len() as u64 - deleted })
+        Ok(Deleted { deleted, stale: deliveries.len() as u64 - deleted })
     }
 
     /// Looks at the message that a get would take now, and leaves it there. Of a paused queue, the one that would come if it

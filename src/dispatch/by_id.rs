@@ -48,6 +48,7 @@ impl<T> ById<T> {
     }
 
     /// Puts `value` in the place of what was there, which is returned.
+    #[inline]
     pub fn insert(&mut self, id: u64, value: T) -> Option<T> {
         if self.line.back().is_none_or(|(last, _)| *last < id) && !self.beside.contains_key(&id) {
             self.line.push_back((id, Some(value)));
@@ -63,6 +64,7 @@ impl<T> ById<T> {
         }
     }
 
+    #[inline]
     pub fn remove(&mut self, id: u64) -> Option<T> {
         let Some(at) = self.place(id) else { return self.beside.remove(&id) };
         let old = self.line[at].1.take()?;

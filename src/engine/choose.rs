@@ -97,6 +97,9 @@ impl Engine {
         let mut behind = None;
         let mut detour = None;
         while chosen.len() < max {
+            if !queue.looks_ahead() && state.take_ahead(queue.id, visible, behind, max, chosen) {
+                continue;
+            }
             match self.next_candidate(state, queue, visible, behind, now) {
                 Ok(Some(candidate)) => {
                     let used = candidate.attempts;

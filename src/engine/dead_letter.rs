@@ -110,7 +110,7 @@ impl Engine {
             return Ok(false);
         };
         let origin = Origin {
-            id: content.origin_id.unwrap_or(id),
+            id: content.origin_id,
             attempts,
             queue: from.name.as_bytes(),
             reason: reason_cut(why).as_bytes(),

@@ -8,7 +8,10 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::choose::Candidate;
 use super::state::SegmentState;
+use super::take::Few;
+use crate::cursor::AckSet;
 use crate::dispatch::QueueState;
 use crate::format::position::Position;
 use crate::log::{Lane, Log, Segment, Tail};
@@ -146,14 +149,39 @@ impl LaneReader {
         };
         let acks = &segments[at].acks;
         while let Some(&(id, offset)) = self.ahead.front() {
-            let delta = (id - segment.first_id) as u32;
-            if !acks.contains(delta) && !touched.contains(id) {
+            if is_untouched(id, segment, acks, touched) {
                 return Some(Head::Message { id, offset, segment: segment.clone() });
             }
             self.ahead.pop_front();
             self.next_id = id + 1;
         }
         None
+    }
+
+    /// Adds what has been read ahead to `chosen`, up to `max`, as if each was the [head](LaneReader::head) and consumed.
+    /// Whether there was anything.
+    #[inline]
+    pub fn take_ahead(
+        &mut self,
+        segments: &[SegmentState],
+        touched: &QueueState,
+        max: usize,
+        chosen: &mut Few<Candidate>,
+    ) -> bool {
+        let Some(segment) = &self.ahead_in else { return false };
+        let Some(at) = find(segments, segment.number) else { return false };
+        let acks = &segments[at].acks;
+        let before = chosen.len();
+        while chosen.len() < max
+            && let Some((id, offset)) = self.ahead.pop_front()
+        {
+            self.next_id = id + 1;
+            if is_untouched(id, segment, acks, touched) {
+                let segment = segment.clone();
+                chosen.push(Candidate::untouched(id, self.lane.priority, segment, offset));
+            }
+        }
+        chosen.len() > before
     }
 
     /// The segment to read from; the first time it is found by id.
@@ -233,6 +261,11 @@ impl LaneReader {
         let read = self.place.map_or(0, |(_, read)| read);
         segment.index().is_some_and(|index| index.len(self.lane) > read)
     }
+}
+
+/// Whether a message that lies in this segment is neither deleted nor touched.
+fn is_untouched(id: u64, segment: &Segment, acks: &AckSet, touched: &QueueState) -> bool {
+    !acks.contains((id - segment.first_id) as u32) && !touched.contains(id)
 }
 
 /// The place of segment `number` in the list.

@@ -20,23 +20,43 @@ use crate::storage::{Mapping, Storage};
 #[derive(Clone, Debug)]
 pub(crate) struct Content {
     segment: Arc<Segment>,
-    body: Range<u64>,
-    payload: Range<u64>,
+    body: Range<u32>,
+    /// The payload is the body's end.
+    payload_offset: u32,
     info: u16,
     pub priority: u8,
     pub time_ms: u64,
-    /// The id that the message had when it was first inserted, if it was moved since.
-    pub origin_id: Option<u64>,
+    /// The id that the message had when it was first inserted.
+    pub origin_id: u64,
+}
+
+/// A message's frame, verified: where its parts lie, and what it says.
+pub(super) struct Verified {
+    body: Range<u32>,
+    payload_offset: u32,
+    info: u16,
+    priority: u8,
+    time_ms: u64,
+    origin_id: u64,
+}
+
+impl Verified {
+    /// In the segment that it was read from.
+    #[inline]
+    pub fn kept_by(self, segment: Arc<Segment>) -> Content {
+        let Verified { body, payload_offset, info, priority, time_ms, origin_id } = self;
+        Content { segment, body, payload_offset, info, priority, time_ms, origin_id }
+    }
 }
 
 impl Content {
     pub fn payload(&self) -> &[u8] {
-        self.segment.bytes(self.payload.clone())
+        self.segment.bytes(self.payload_offset.into()..self.body.end.into())
     }
 
     /// What the message takes, as limits count it.
     pub fn bytes(&self) -> u64 {
-        message_bytes(self.body.end - self.body.start)
+        message_bytes((self.body.end - self.body.start).into())
     }
 
     /// Whether it has expired by now, in milliseconds since the epoch.
@@ -57,7 +77,7 @@ impl Content {
 
     /// Everything that goes with the payload. It was checked when the content was read.
     pub fn head(&self) -> Option<InsertHead<'_>> {
-        let body = self.segment.bytes(self.body.clone());
+        let body = self.segment.bytes(self.body.start.into()..self.body.end.into());
         insert::decode_insert(self.info, body).ok().map(|(head, _)| head)
     }
 }
@@ -73,8 +93,21 @@ impl Engine {
         lane: Lane,
         id: u64,
     ) -> Result<Option<Content>> {
+        let verified = self.verify_message(segment, offset, lane, id)?;
+        Ok(verified.map(|verified| verified.kept_by(segment.clone())))
+    }
+
+    /// As [`read`](Engine::read), for whoever has the segment to give.
+    #[inline]
+    pub(super) fn verify_message(
+        &self,
+        segment: &Segment,
+        offset: u32,
+        lane: Lane,
+        id: u64,
+    ) -> Result<Option<Verified>> {
         let data = self.data_of(segment)?;
-        Ok(data.and_then(|data| read_verified(segment, data, offset, lane, id)))
+        Ok(data.and_then(|data| verify(segment, data, offset, lane, id)))
     }
 
     /// A segment's bytes; None if its file is missing. An error says that they could not be reached.
@@ -150,13 +183,7 @@ impl Engine {
     }
 }
 
-fn read_verified(
-    segment: &Arc<Segment>,
-    data: &Mapping,
-    offset: u32,
-    lane: Lane,
-    id: u64,
-) -> Option<Content> {
+fn verify(segment: &Segment, data: &Mapping, offset: u32, lane: Lane, id: u64) -> Option<Verified> {
     let Found::Frame(frame) = segment.frame(data, offset) else { return None };
     if frame.envelope.kind != INSERT {
         return None;
@@ -167,16 +194,16 @@ fn read_verified(
     if head.targets().nth(nth) != Some((lane.queue, lane.priority)) {
         return None;
     }
-    let start = u64::from(frame.body_offset());
-    let end = start + frame.body.len() as u64;
-    Some(Content {
-        segment: segment.clone(),
+    // Both fit: a frame ends where an offset can name.
+    let start = frame.body_offset();
+    let end = start + frame.body.len() as u32;
+    Some(Verified {
         body: start..end,
-        payload: end - payload.len() as u64..end,
+        payload_offset: end - payload.len() as u32,
         info: frame.envelope.info,
         priority: lane.priority,
         time_ms: head.time_ms,
-        origin_id: head.origin.map(|origin| origin.id),
+        origin_id: head.origin.map_or(id, |origin| origin.id),
     })
 }
 

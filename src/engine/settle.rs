@@ -8,8 +8,6 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use smallvec::SmallVec;
-
 use super::scratch::with_scratch;
 use super::state::State;
 use super::take::queue_mut;
@@ -127,13 +125,12 @@ impl Engine {
 
     /// Deletes those of `held` that are not stale, in one append for each queue and thousand. Returns how many were
     /// deleted.
-    pub fn delete_batch(&self, held: &[HeldBy]) -> Result<u64> {
+    pub fn delete_batch(&self, mut held: Vec<&HeldBy>) -> Result<u64> {
         const CHUNK: usize = 1000;
-        let mut sorted: Vec<&HeldBy> = held.iter().collect();
-        sorted.sort_unstable_by_key(|held| (held.queue.id, held.id));
+        held.sort_unstable_by_key(|held| (held.queue.id, held.id));
         let mut deleted = 0;
         let mut end = None;
-        for queue in sorted.chunk_by(|a, b| a.queue.id == b.queue.id) {
+        for queue in held.chunk_by(|a, b| a.queue.id == b.queue.id) {
             for chunk in queue.chunks(CHUNK) {
                 let (count, appended_to) = self.delete_chunk(chunk)?;
                 deleted += count;
@@ -150,13 +147,10 @@ impl Engine {
         loop {
             self.check_alive()?;
             let mut state = self.lock_state();
-            let valid: SmallVec<[&HeldBy; 8]> = chunk
-                .iter()
-                .copied()
-                .filter(|held| {
-                    Claimant::Token(held.token).check(&state, &held.queue, held.id).is_ok()
-                })
-                .collect();
+            let mut valid = chunk.to_vec();
+            valid.retain(|held| {
+                Claimant::Token(held.token).check(&state, &held.queue, held.id).is_ok()
+            });
             let ids: Vec<u64> = valid.iter().map(|held| held.id).collect();
             let (Some(first), false) = (chunk.first(), ids.is_empty()) else {
                 return Ok((0, None));
@@ -164,7 +158,7 @@ impl Engine {
             let queue = first.queue.id;
             match self.append_delete(queue, &ids) {
                 Ok(appended) => {
-                    for held in &valid {
+                    for held in valid {
                         state.forget(queue, held.id, Some(held.bytes));
                     }
                     end_streak(&mut state, queue);

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::QueueShared;
+use super::choose::Candidate;
 use super::lane::{Head, LaneReader, find};
 use super::look::Known;
+use super::take::Few;
 use super::usage::Usage;
 use crate::clock::{Now, millis};
 use crate::cursor::AckSet;
-use crate::dispatch::{DedupWindow, Entry, Limits, QueueState};
+use crate::dispatch::{DedupWindow, Entry, Limits, QueueState, Turn};
 use crate::format::position::Position;
 use crate::log::{Lane, LaneIndex, Log, MemoryIndex, Sealed, Segment, Tail, earlier};
 use crate::options::{Durability, QueueOptions};
@@ -449,6 +451,26 @@ impl State {
             }
         }
         None
+    }
+
+    /// Adds to `chosen`, up to `max`, what has been read ahead of the lane that is next, if nothing that was given back comes
+    /// before it, but for what was chosen up to `behind`. Whether there was anything.
+    pub fn take_ahead(
+        &mut self,
+        queue: u32,
+        visible: Position,
+        behind: Option<Turn>,
+        max: usize,
+        chosen: &mut Few<Candidate>,
+    ) -> bool {
+        let Some(entry) = self.queues.get_mut(&queue) else { return false };
+        let above = entry.touched.next_ready(behind).map_or(0, |turn| turn.priority() + 1);
+        let moment = (entry.shared.urgent(), visible);
+        let mut lanes = entry.lanes.iter_mut().take_while(|lane| lane.priority() >= above);
+        match lanes.find(|lane| lane.priority() == 0 || !lane.is_empty_since(moment)) {
+            Some(lane) => lane.take_ahead(&self.segments, &entry.touched, max, chosen),
+            None => false,
+        }
     }
 
     pub fn lane(&mut self, queue: u32, priority: u8) -> Option<&mut LaneReader> {

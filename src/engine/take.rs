@@ -169,7 +169,7 @@ impl Engine {
                 }
                 Ok(deadline) => {
                     drop(guard);
-                    let taken = self.read_claims(queue, &claims, deadline)?;
+                    let taken = self.read_claims(queue, claims, deadline)?;
                     if !taken.is_empty() {
                         return Ok((taken, None));
                     }
@@ -262,21 +262,22 @@ impl Engine {
     fn read_claims(
         &self,
         queue: &Arc<QueueShared>,
-        claims: &[Candidate],
+        claims: Few<Candidate>,
         deadline: Option<Instant>,
     ) -> Result<Few<Taken>> {
         let mut taken = Few::with_capacity(claims.len());
         let mut failed = None;
         for candidate in claims {
             let attempt = candidate.attempt();
-            let Candidate { id, priority, ref segment, offset, token, .. } = *candidate;
+            let Candidate { id, priority, segment, offset, token, .. } = candidate;
             let lane = Lane { queue: queue.id, priority };
-            let outcome = match self.read(segment, offset, lane, id) {
-                Ok(Some(content)) => {
+            let outcome = match self.verify_message(&segment, offset, lane, id) {
+                Ok(Some(verified)) => {
+                    let content = verified.kept_by(segment);
                     taken.push(Taken { id, token, attempt, deadline, content });
                     Ok(())
                 }
-                Ok(None) => self.drop_damaged(queue, id, Some((segment, offset))),
+                Ok(None) => self.drop_damaged(queue, id, Some((&segment, offset))),
                 // Its bytes could not be reached now, which says nothing about them.
                 Err(error) => {
                     let held = HeldBy { queue: queue.clone(), id, token, bytes: 0 };

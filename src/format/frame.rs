@@ -185,6 +185,7 @@ fn whole_body<'a>(bytes: &'a [u8], offset: u32, envelope: &Envelope) -> Option<&
 }
 
 /// Reads the envelope at `offset` of `bytes`, the file from its beginning, and touches nothing behind it.
+#[inline]
 pub(crate) fn read_header(bytes: &[u8], offset: u32, seed: &Seed) -> HeaderOnly {
     let Some(bytes) = bytes.get(offset as usize..).filter(|left| left.len() >= FIRST_WORD_BYTES)
     else {
@@ -205,6 +206,7 @@ pub(crate) fn read_verified_header(bytes: &[u8], offset: u32) -> Option<Envelope
     Some(envelope_fields(&envelope))
 }
 
+#[inline]
 fn decode_envelope(bytes: &[u8], offset: u32, seed: &Seed) -> Option<Envelope> {
     let (envelope, size) = copy_envelope(bytes)?;
     let checksum = u32_at(&envelope, 12);
