@@ -99,8 +99,7 @@ impl Queue {
     fn insert_until(&self, message: Message<'_>, until: Option<Instant>) -> Result<MessageId> {
         let engine = self.store.engine();
         if message.is_plain() {
-            let plain = Outgoing::plain(message.payload());
-            return engine.insert(&self.shared, &plain, until).map(MessageId);
+            return engine.insert_plain(&self.shared, message.payload(), until).map(MessageId);
         }
         let headers = message.encode_headers()?;
         let outgoing = outgoing(&message, &headers)?;

@@ -139,6 +139,26 @@ impl Engine {
         message: &Outgoing<'_>,
         until: Option<Instant>,
     ) -> Result<u64> {
+        self.insert_one(queue, message, until)
+    }
+
+    /// As [`insert`](Engine::insert), of nothing but a payload: compiled for that case.
+    pub fn insert_plain(
+        &self,
+        queue: &Arc<QueueShared>,
+        payload: &[u8],
+        until: Option<Instant>,
+    ) -> Result<u64> {
+        self.insert_one(queue, &Outgoing::plain(payload), until)
+    }
+
+    #[inline(always)]
+    fn insert_one(
+        &self,
+        queue: &Arc<QueueShared>,
+        message: &Outgoing<'_>,
+        until: Option<Instant>,
+    ) -> Result<u64> {
         if message.due.is_some() || queue.is_limited() {
             return self.insert_batch(queue, std::slice::from_ref(message), until);
         }
@@ -244,9 +264,14 @@ impl Engine {
     /// Makes sure that consumers look for such messages before there is one.
     #[inline]
     pub(super) fn look_for(&self, queue: &QueueShared, traits: Traits) -> Result<()> {
-        if queue.looks_for(traits) {
-            return Ok(());
+        match queue.looks_for(traits) {
+            true => Ok(()),
+            false => self.begin_to_look_for(queue, traits),
         }
+    }
+
+    #[cold]
+    fn begin_to_look_for(&self, queue: &QueueShared, traits: Traits) -> Result<()> {
         let mut state = self.lock_state();
         let next_id = self.log.tail().next_id();
         super::take::queue_mut(&mut state, queue)?.add_lane(traits.priority, next_id);
