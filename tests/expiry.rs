@@ -1,67 +1,42 @@
 //! Messages that expire: never delivered late, moved with the reason or deleted, and their space comes back.
 
+#[path = "common/got.rs"]
+mod got;
+#[path = "common/simulated.rs"]
+mod simulated;
 #[path = "common/small_store.rs"]
 mod small_store;
 
 use std::time::{Duration, Instant};
 
-use millpond::testing::{Clock, Disk, Fault, FaultKind};
-use millpond::{Backoff, Delivery, ErrorKind, Message, Queue, QueueOptions, State, Store};
+use millpond::testing::{Fault, FaultKind};
+use millpond::{Backoff, Delivery, ErrorKind, Message, Queue, QueueOptions, State};
 
+use got::{get_all, numbers};
+use simulated::Simulated;
 use small_store::{number, options, payload, settle};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-struct Fixture {
-    disk: Disk,
-    clock: Clock,
-    store: Store,
+fn queue_of(s: &Simulated) -> Queue {
+    s.store.queue("q").unwrap()
 }
 
-impl Fixture {
-    fn new() -> Fixture {
-        let (disk, clock) = (Disk::new(), Clock::new());
-        let store = options().open_simulated(&disk, &clock).unwrap();
-        Fixture { disk, clock, store }
-    }
-
-    fn queue(&self) -> Queue {
-        self.store.queue("q").unwrap()
-    }
-
-    /// What was delivered with each attempt at once, and expires into "dead".
-    fn queue_with_dead_letters(&self) -> (Queue, Queue) {
-        let options = QueueOptions::new().dead_letter("dead");
-        let options = options.backoff(Backoff::Fixed(Duration::ZERO));
-        (self.store.declare("q", options).unwrap(), self.store.queue("dead").unwrap())
-    }
-
-    fn reopen(&mut self, kill: bool) {
-        if kill {
-            self.disk = self.disk.kill();
-        } else {
-            self.store.close().unwrap();
-        }
-        self.store = options().open_simulated(&self.disk, &self.clock).unwrap();
-    }
+/// What was delivered with each attempt at once, and expires into "dead".
+fn queue_with_dead_letters(s: &Simulated) -> (Queue, Queue) {
+    let options = QueueOptions::new().dead_letter("dead");
+    let options = options.backoff(Backoff::Fixed(Duration::ZERO));
+    (s.store.declare("q", options).unwrap(), s.store.queue("dead").unwrap())
 }
 
 fn mortal(n: u64, ttl: Duration) -> Message<'static> {
     Message::new(payload(n, 100)).ttl(ttl)
 }
 
-fn get_all(queue: &Queue) -> Vec<Delivery> {
-    std::iter::from_fn(|| queue.try_get().unwrap()).collect()
-}
-
-fn numbers(deliveries: &[Delivery]) -> Vec<u64> {
-    deliveries.iter().map(|delivery| number(delivery.payload())).collect()
-}
-
 #[test]
 fn an_expired_message_is_not_delivered_any_more() {
-    let f = Fixture::new();
-    let queue = f.queue();
+    let f = Simulated::new();
+    let queue = queue_of(&f);
     queue.insert(mortal(0, SECOND)).unwrap();
     queue.insert(payload(1, 100)).unwrap();
     queue.insert_batch([mortal(2, 2 * SECOND), mortal(3, SECOND).priority(5)]).unwrap();
@@ -79,8 +54,8 @@ fn an_expired_message_is_not_delivered_any_more() {
 
 #[test]
 fn a_get_of_many_passes_over_thousands_that_have_expired() {
-    let f = Fixture::new();
-    let queue = f.queue();
+    let f = Simulated::new();
+    let queue = queue_of(&f);
     for n in 0..3000 {
         if n % 3 == 0 {
             queue.insert(payload(n, 10)).unwrap();
@@ -96,8 +71,8 @@ fn a_get_of_many_passes_over_thousands_that_have_expired() {
 
 #[test]
 fn the_shorter_of_a_messages_and_its_queues_time_holds() {
-    let f = Fixture::new();
-    f.queue().insert(payload(0, 100)).unwrap();
+    let f = Simulated::new();
+    queue_of(&f).insert(payload(0, 100)).unwrap();
     let queue = f.store.declare("q", QueueOptions::new().ttl(10 * SECOND)).unwrap();
     queue.insert(payload(1, 100)).unwrap();
     queue.insert(mortal(2, 20 * SECOND)).unwrap();
@@ -112,8 +87,8 @@ fn the_shorter_of_a_messages_and_its_queues_time_holds() {
 
 #[test]
 fn an_expired_message_moves_to_the_dead_letter_queue() {
-    let f = Fixture::new();
-    let (queue, dead) = f.queue_with_dead_letters();
+    let f = Simulated::new();
+    let (queue, dead) = queue_with_dead_letters(&f);
     // Found by a get, and by the background.
     for round in 0..2 {
         queue.insert(mortal(0, SECOND).priority(3).header("k", 1)).unwrap();
@@ -137,9 +112,9 @@ fn an_expired_message_moves_to_the_dead_letter_queue() {
 
 #[test]
 fn the_space_of_expired_messages_comes_back_though_nobody_gets() {
-    let mut f = Fixture::new();
+    let mut f = Simulated::new();
     for round in 0..4 {
-        let queue = f.queue();
+        let queue = queue_of(&f);
         for n in 0..3000 {
             let message = Message::new(payload(n, 200));
             queue.insert(message.ttl(Duration::from_millis(1000 + n))).unwrap();
@@ -158,7 +133,7 @@ fn the_space_of_expired_messages_comes_back_though_nobody_gets() {
         settle(&f.store);
         let left = f.store.stats();
         assert!(left.messages == 0 && left.segments <= 3, "{left:?}");
-        assert_eq!(f.queue().stats().unwrap().ready, 0);
+        assert_eq!(f.store.queue("q").unwrap().stats().unwrap().ready, 0);
     }
 }
 
@@ -182,8 +157,8 @@ fn the_background_gives_back_the_space_of_expired_messages() {
 
 #[test]
 fn whoever_holds_an_expired_message_may_finish() {
-    let f = Fixture::new();
-    let (queue, dead) = f.queue_with_dead_letters();
+    let f = Simulated::new();
+    let (queue, dead) = queue_with_dead_letters(&f);
     for n in 0..4 {
         queue.insert(mortal(n, SECOND)).unwrap();
     }
@@ -202,8 +177,8 @@ fn whoever_holds_an_expired_message_may_finish() {
 
 #[test]
 fn what_was_held_when_it_expired_is_swept_once_it_is_given_back() {
-    let f = Fixture::new();
-    let queue = f.queue();
+    let f = Simulated::new();
+    let queue = queue_of(&f);
     queue.insert(mortal(0, SECOND)).unwrap();
     let held = queue.get().unwrap();
     f.clock.advance(SECOND);
@@ -217,8 +192,8 @@ fn what_was_held_when_it_expired_is_swept_once_it_is_given_back() {
 
 #[test]
 fn a_buried_message_does_not_expire() {
-    let f = Fixture::new();
-    let queue = f.queue();
+    let f = Simulated::new();
+    let queue = queue_of(&f);
     queue.insert(mortal(0, SECOND)).unwrap();
     queue.get().unwrap().bury("look at it").unwrap();
     f.clock.advance(100 * SECOND);
@@ -229,8 +204,8 @@ fn a_buried_message_does_not_expire() {
 
 #[test]
 fn what_was_buried_when_it_expired_is_swept_once_it_is_kicked() {
-    let f = Fixture::new();
-    let queue = f.queue();
+    let f = Simulated::new();
+    let queue = queue_of(&f);
     queue.insert(mortal(0, SECOND)).unwrap();
     queue.get().unwrap().bury("look at it").unwrap();
     f.clock.advance(SECOND);
@@ -242,9 +217,9 @@ fn what_was_buried_when_it_expired_is_swept_once_it_is_kicked() {
 
 #[test]
 fn a_message_expires_by_the_wall_clock() {
-    let f = Fixture::new();
+    let f = Simulated::new();
     f.clock.set_wall_ms(1_700_000_000_000);
-    let queue = f.queue();
+    let queue = queue_of(&f);
     queue.insert(mortal(0, 10 * SECOND)).unwrap();
     f.clock.set_wall_ms(1_600_000_000_000);
     f.clock.advance(1000 * SECOND);
@@ -257,8 +232,8 @@ fn a_message_expires_by_the_wall_clock() {
 
 #[test]
 fn what_was_copied_by_compaction_expires_too() {
-    let mut f = Fixture::new();
-    let queue = f.queue();
+    let mut f = Simulated::new();
+    let queue = queue_of(&f);
     for n in 0..4000 {
         let ttl = if n % 8 == 0 { 100 * SECOND } else { 1000 * SECOND };
         queue.insert(Message::new(payload(n, 200)).ttl(ttl)).unwrap();
@@ -279,8 +254,8 @@ fn what_was_copied_by_compaction_expires_too() {
 
 #[test]
 fn an_expired_message_that_finds_no_space_to_move_is_buried() {
-    let f = Fixture::new();
-    let (queue, dead) = f.queue_with_dead_letters();
+    let f = Simulated::new();
+    let (queue, dead) = queue_with_dead_letters(&f);
     queue.insert(mortal(0, SECOND)).unwrap();
     settle(&f.store);
     let used = f.disk.file_names().into_iter().filter_map(|name| f.disk.read_file(&name));
@@ -294,8 +269,8 @@ fn an_expired_message_that_finds_no_space_to_move_is_buried() {
 
 #[test]
 fn a_time_to_live_that_makes_no_sense_is_refused() {
-    let f = Fixture::new();
-    let queue = f.queue();
+    let f = Simulated::new();
+    let queue = queue_of(&f);
     let refused = [
         (Message::new("x").ttl(Duration::ZERO), "at least 1 ms"),
         (Message::new("x").ttl(Duration::MAX), "beyond the year 10889"),
@@ -315,8 +290,8 @@ fn a_time_to_live_that_makes_no_sense_is_refused() {
 
 #[test]
 fn thousands_expire_on_a_full_disk_though_the_log_has_to_go_on_for_them() {
-    let f = Fixture::new();
-    let (queue, dead) = f.queue_with_dead_letters();
+    let f = Simulated::new();
+    let (queue, dead) = queue_with_dead_letters(&f);
     for n in 0..1400 {
         queue.insert(mortal(n, SECOND)).unwrap();
     }
@@ -336,8 +311,8 @@ fn thousands_expire_on_a_full_disk_though_the_log_has_to_go_on_for_them() {
 #[test]
 fn a_sweep_that_meets_an_error_is_made_up_for_and_holds_nothing_else_up() {
     for after in 0..4 {
-        let mut f = Fixture::new();
-        let queue = f.queue();
+        let mut f = Simulated::new();
+        let queue = queue_of(&f);
         for n in 0..2000 {
             queue.insert(mortal(n, 100 * SECOND)).unwrap();
         }

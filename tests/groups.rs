@@ -1,50 +1,36 @@
 //! Message groups: of each one message at a time is out, in order, and others are not held up.
 
+#[path = "common/got.rs"]
+mod got;
+#[path = "common/simulated.rs"]
+mod simulated;
 #[path = "common/small_store.rs"]
 mod small_store;
 
 use std::thread;
 use std::time::Duration;
 
-use millpond::testing::{Clock, Disk};
 use millpond::{
-    AtLimit, Backoff, Delivery, ErrorKind, Message, OnDrop, Queue, QueueOptions, State, Store,
+    AtLimit, Backoff, Delivery, ErrorKind, Message, OnDrop, Queue, QueueOptions, State,
 };
 
-use small_store::{number, options, payload, settle};
+use got::{get_all, numbers};
+use simulated::Simulated;
+use small_store::{number, payload, settle};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-struct Fixture {
-    disk: Disk,
-    clock: Clock,
-    store: Store,
+fn declare(s: &Simulated, options: QueueOptions) -> Queue {
+    s.store.declare("q", options.on_drop(OnDrop::Release)).unwrap()
 }
 
-impl Fixture {
-    fn new() -> Fixture {
-        let (disk, clock) = (Disk::new(), Clock::new());
-        let store = options().open_simulated(&disk, &clock).unwrap();
-        Fixture { disk, clock, store }
-    }
+fn queue_of(s: &Simulated) -> Queue {
+    declare(s, QueueOptions::new())
+}
 
-    fn queue(&self) -> Queue {
-        self.declare(QueueOptions::new())
-    }
-
-    fn declare(&self, options: QueueOptions) -> Queue {
-        self.store.declare("q", options.on_drop(OnDrop::Release)).unwrap()
-    }
-
-    fn reopen(&mut self, kill: bool) -> Queue {
-        if kill {
-            self.disk = self.disk.kill();
-        } else {
-            self.store.close().unwrap();
-        }
-        self.store = options().open_simulated(&self.disk, &self.clock).unwrap();
-        self.store.queue("q").unwrap()
-    }
+fn reopen(s: &mut Simulated, kill: bool) -> Queue {
+    s.reopen(kill);
+    s.store.queue("q").unwrap()
 }
 
 fn of(group: &str, n: u64) -> Message<'static> {
@@ -60,14 +46,6 @@ fn insert(queue: &Queue, messages: &[(&str, u64)]) {
     }
 }
 
-fn get_all(queue: &Queue) -> Vec<Delivery> {
-    std::iter::from_fn(|| queue.try_get().unwrap()).collect()
-}
-
-fn numbers(deliveries: &[Delivery]) -> Vec<u64> {
-    deliveries.iter().map(|delivery| number(delivery.payload())).collect()
-}
-
 /// The numbers in the order in which they come if each is deleted before the next is got.
 fn drain(queue: &Queue) -> Vec<u64> {
     let next = || queue.try_get().unwrap();
@@ -81,8 +59,8 @@ fn drain(queue: &Queue) -> Vec<u64> {
 
 #[test]
 fn one_message_of_a_group_is_out_at_a_time_and_the_others_are_got_past_it() {
-    let f = Fixture::new();
-    let queue = f.queue();
+    let f = Simulated::new();
+    let queue = queue_of(&f);
     insert(&queue, &[("a", 0), ("a", 1), ("b", 2), ("", 3), ("a", 4), ("b", 5), ("", 6)]);
     let mut all = get_all(&queue);
     assert_eq!(numbers(&all), [0, 2, 3, 6]);
@@ -100,8 +78,8 @@ fn one_message_of_a_group_is_out_at_a_time_and_the_others_are_got_past_it() {
 
 #[test]
 fn a_get_of_many_takes_one_of_each_group() {
-    let f = Fixture::new();
-    let queue = f.queue();
+    let f = Simulated::new();
+    let queue = queue_of(&f);
     queue.insert_batch((0..300).map(|n| of(["a", "b", "c"][n as usize % 3], n))).unwrap();
     for round in 0..100 {
         let batch = queue.get_batch(50, Duration::ZERO).unwrap();
@@ -114,9 +92,9 @@ fn a_get_of_many_takes_one_of_each_group() {
 
 #[test]
 fn whatever_gives_a_message_back_its_group_waits_for_it() {
-    let f = Fixture::new();
+    let f = Simulated::new();
     let lease = QueueOptions::new().lease(Some(10 * SECOND)).max_attempts(Some(3));
-    let queue = f.declare(lease.backoff(Backoff::Fixed(5 * SECOND)));
+    let queue = declare(&f, lease.backoff(Backoff::Fixed(5 * SECOND)));
     insert(&queue, &[("a", 0), ("a", 1)]);
     queue.get().unwrap().release().unwrap();
     assert_eq!(numbers(&get_all(&queue)), [0]);
@@ -138,8 +116,8 @@ fn whatever_gives_a_message_back_its_group_waits_for_it() {
 
 #[test]
 fn a_message_that_is_moved_or_buried_lets_its_group_go_on() {
-    let f = Fixture::new();
-    let queue = f.declare(QueueOptions::new().dead_letter("dead"));
+    let f = Simulated::new();
+    let queue = declare(&f, QueueOptions::new().dead_letter("dead"));
     let dead = f.store.declare("dead", QueueOptions::new().on_drop(OnDrop::Release)).unwrap();
     insert(&queue, &[("a", 0), ("a", 1), ("a", 2), ("a", 3)]);
     for _ in 0..3 {
@@ -156,8 +134,8 @@ fn a_message_that_is_moved_or_buried_lets_its_group_go_on() {
 
 #[test]
 fn what_is_kicked_waits_for_its_group() {
-    let f = Fixture::new();
-    let queue = f.queue();
+    let f = Simulated::new();
+    let queue = queue_of(&f);
     insert(&queue, &[("a", 0), ("a", 1)]);
     queue.get().unwrap().bury("broken").unwrap();
     let next = queue.get().unwrap();
@@ -169,8 +147,8 @@ fn what_is_kicked_waits_for_its_group() {
 
 #[test]
 fn a_delayed_message_takes_its_turn_when_it_is_due() {
-    let f = Fixture::new();
-    let queue = f.queue();
+    let f = Simulated::new();
+    let queue = queue_of(&f);
     queue.insert(of("a", 0).delay(SECOND)).unwrap();
     insert(&queue, &[("a", 1), ("a", 2)]);
     let first = queue.get().unwrap();
@@ -184,8 +162,8 @@ fn a_delayed_message_takes_its_turn_when_it_is_due() {
 
 #[test]
 fn an_urgent_message_overtakes_its_group_but_not_the_one_that_is_out() {
-    let f = Fixture::new();
-    let queue = f.queue();
+    let f = Simulated::new();
+    let queue = queue_of(&f);
     insert(&queue, &[("a", 0), ("a", 1), ("a", 2)]);
     let first = queue.get().unwrap();
     queue.insert(of("a", 3).priority(9)).unwrap();
@@ -197,8 +175,8 @@ fn an_urgent_message_overtakes_its_group_but_not_the_one_that_is_out() {
 #[test]
 fn groups_go_on_after_a_restart_where_they_were() {
     for kill in [false, true] {
-        let mut f = Fixture::new();
-        let queue = f.declare(QueueOptions::new().backoff(Backoff::Fixed(60 * SECOND)));
+        let mut f = Simulated::new();
+        let queue = declare(&f, QueueOptions::new().backoff(Backoff::Fixed(60 * SECOND)));
         let groups = ["in flight", "failed", "released", "given back", "buried", "new"];
         for n in 0..18 {
             queue.insert(of(groups[n as usize % 6], n)).unwrap();
@@ -221,7 +199,7 @@ fn groups_go_on_after_a_restart_where_they_were() {
             std::mem::forget(in_flight);
         }
         drop(queue);
-        let queue = f.reopen(kill);
+        let queue = reopen(&mut f, kill);
         let all = get_all(&queue);
         let mut got = numbers(&all);
         got.sort_unstable();
@@ -245,8 +223,8 @@ fn groups_go_on_after_a_restart_where_they_were() {
 
 #[test]
 fn groups_go_on_after_their_segments_were_rewritten() {
-    let mut f = Fixture::new();
-    let queue = f.queue();
+    let mut f = Simulated::new();
+    let queue = queue_of(&f);
     for n in 0..3000 {
         queue.insert(of(if n % 100 == 0 { "rare" } else { "frequent" }, n)).unwrap();
     }
@@ -263,14 +241,14 @@ fn groups_go_on_after_their_segments_were_rewritten() {
     rare.delete().unwrap();
     assert_eq!(numbers(&get_all(&queue)), [100]);
     drop(queue);
-    let queue = f.reopen(true);
+    let queue = reopen(&mut f, true);
     assert_eq!(drain(&queue), (1..30).map(|n| 100 * n).collect::<Vec<u64>>());
 }
 
 #[test]
 fn a_busy_group_holds_up_others_only_behind_ten_thousand_that_wait() {
-    let f = Fixture::new();
-    let queue = f.queue();
+    let f = Simulated::new();
+    let queue = queue_of(&f);
     for n in 0..=10_000 {
         queue.insert(of("busy", n)).unwrap();
     }
@@ -296,8 +274,8 @@ fn a_busy_group_holds_up_others_only_behind_ten_thousand_that_wait() {
 #[test]
 fn who_waits_for_a_message_is_woken_when_a_group_goes_on() {
     for done in 0..4 {
-        let f = Fixture::new();
-        let queue = f.queue();
+        let f = Simulated::new();
+        let queue = queue_of(&f);
         insert(&queue, &[("a", 0), ("a", 1)]);
         let first = queue.get().unwrap();
         let waiting = queue.clone();
@@ -316,8 +294,8 @@ fn who_waits_for_a_message_is_woken_when_a_group_goes_on() {
 
 #[test]
 fn who_waits_for_its_group_can_be_seen_deleted_and_dropped() {
-    let f = Fixture::new();
-    let queue = f.declare(QueueOptions::new().max_messages(5).at_limit(AtLimit::DropOldest));
+    let f = Simulated::new();
+    let queue = declare(&f, QueueOptions::new().max_messages(5).at_limit(AtLimit::DropOldest));
     insert(&queue, &[("a", 0), ("a", 1), ("a", 2), ("a", 3), ("b", 4)]);
     let first = queue.get().unwrap();
     assert!(queue.try_get().unwrap().is_some_and(|d| number(d.payload()) == 4));
@@ -339,8 +317,8 @@ fn who_waits_for_its_group_can_be_seen_deleted_and_dropped() {
 
 #[test]
 fn who_expires_while_it_waits_is_passed_over() {
-    let f = Fixture::new();
-    let queue = f.queue();
+    let f = Simulated::new();
+    let queue = queue_of(&f);
     insert(&queue, &[("a", 0)]);
     queue.insert(of("a", 1).ttl(SECOND)).unwrap();
     insert(&queue, &[("a", 2)]);
@@ -355,8 +333,8 @@ fn who_expires_while_it_waits_is_passed_over() {
 /// The record of a get may need a new segment, and what was chosen is chosen again.
 #[test]
 fn the_order_holds_while_the_log_rolls() {
-    let f = Fixture::new();
-    let queue = f.queue();
+    let f = Simulated::new();
+    let queue = queue_of(&f);
     for n in 0..4000 {
         queue.insert(of(["a", "b", "c", "d", "e", "f", "g"][n as usize % 7], n)).unwrap();
     }
@@ -404,8 +382,8 @@ fn is_woken_for(queue: &Queue, expected: u64, wake: impl FnOnce()) {
 #[test]
 fn who_waits_behind_a_full_lane_is_woken_whatever_makes_it_go_on() {
     let plain = || Message::new(payload(77, 100));
-    let f = Fixture::new();
-    let queue = f.queue();
+    let f = Simulated::new();
+    let queue = queue_of(&f);
     insert(&queue, &[("b", 50)]);
     let first = queue.get().unwrap();
     let held = full_lane(&queue, &[of("b", 51), plain()]);
@@ -414,16 +392,16 @@ fn who_waits_behind_a_full_lane_is_woken_whatever_makes_it_go_on() {
     is_woken_for(&queue, 51, || first.delete().unwrap());
     drop(held);
 
-    let f = Fixture::new();
-    let queue = f.queue();
+    let f = Simulated::new();
+    let queue = queue_of(&f);
     let held = full_lane(&queue, &[of("a", 10_001), plain()]);
     assert!(queue.try_get().unwrap().is_none());
     let next = queue.browse(State::Ready).last().unwrap().unwrap().id().as_u64() - 1;
     is_woken_for(&queue, 77, || assert!(queue.delete_by_id(next.into()).unwrap()));
     drop(held);
 
-    let f = Fixture::new();
-    let queue = f.queue();
+    let f = Simulated::new();
+    let queue = queue_of(&f);
     let held = full_lane(&queue, &[of("a", 10_001).ttl(SECOND), plain()]);
     assert!(queue.try_get().unwrap().is_none());
     is_woken_for(&queue, 77, || {
@@ -436,8 +414,8 @@ fn who_waits_behind_a_full_lane_is_woken_whatever_makes_it_go_on() {
 #[test]
 fn a_message_that_was_released_keeps_its_group_over_a_restart() {
     for (kill, wait) in [(true, 5), (true, 20), (false, 5), (false, 20)] {
-        let mut f = Fixture::new();
-        let queue = f.queue();
+        let mut f = Simulated::new();
+        let queue = queue_of(&f);
         insert(&queue, &[("a", 0), ("a", 1), ("b", 2)]);
         queue.insert(of("b", 3).delay(SECOND)).unwrap();
         queue.get().unwrap().release_after(10 * SECOND).unwrap();
@@ -446,7 +424,7 @@ fn a_message_that_was_released_keeps_its_group_over_a_restart() {
         assert!(queue.try_get().unwrap().is_none());
         f.clock.advance(wait * SECOND);
         drop(queue);
-        let queue = f.reopen(kill);
+        let queue = reopen(&mut f, kill);
         f.clock.advance(20 * SECOND);
         let left = drain(&queue);
         let of_group = |numbers: &[u64]| -> Vec<u64> {
@@ -459,8 +437,8 @@ fn a_message_that_was_released_keeps_its_group_over_a_restart() {
 
 #[test]
 fn an_urgent_message_does_not_wait_for_one_of_its_group_that_nobody_has() {
-    let f = Fixture::new();
-    let queue = f.queue();
+    let f = Simulated::new();
+    let queue = queue_of(&f);
     insert(&queue, &[("a", 0), ("a", 1)]);
     let first = queue.get().unwrap();
     assert!(queue.try_get().unwrap().is_none());
@@ -472,8 +450,8 @@ fn an_urgent_message_does_not_wait_for_one_of_its_group_that_nobody_has() {
 
 #[test]
 fn a_name_of_a_group_has_1_to_255_bytes() {
-    let f = Fixture::new();
-    let queue = f.queue();
+    let f = Simulated::new();
+    let queue = queue_of(&f);
     for name in [Vec::new(), vec![0; 256]] {
         let error = queue.insert(Message::new("x").group(name)).unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::InvalidArgument);

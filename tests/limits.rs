@@ -1,5 +1,7 @@
 //! Queues with limits: what an insert does that finds no room, and that no limit is ever exceeded.
 
+#[path = "common/got.rs"]
+mod got;
 #[path = "common/small_store.rs"]
 mod small_store;
 
@@ -8,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use millpond::testing::{Clock, Disk, Fault, FaultKind};
 use millpond::{
-    AtLimit, Delivery, Durability, Error, ErrorKind, Message, MessageId, Queue, QueueOptions,
-    State, Store,
+    AtLimit, Durability, Error, ErrorKind, Message, MessageId, Queue, QueueOptions, State, Store,
 };
 
+use got::{get_all, numbers};
 use small_store::{number, options, payload, settle};
 
 fn open(disk: &Disk) -> Store {
@@ -28,14 +30,6 @@ fn at_most(messages: u64, at_limit: AtLimit) -> QueueOptions {
 
 fn insert(queue: &Queue, n: u64) -> Result<MessageId, Error> {
     queue.insert(payload(n, 100))
-}
-
-fn get_all(queue: &Queue) -> Vec<Delivery> {
-    std::iter::from_fn(|| queue.try_get().unwrap()).collect()
-}
-
-fn numbers(deliveries: &[Delivery]) -> Vec<u64> {
-    deliveries.iter().map(|delivery| number(delivery.payload())).collect()
 }
 
 fn is_full<T: std::fmt::Debug>(inserted: Result<T, Error>) {

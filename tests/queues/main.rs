@@ -2,6 +2,8 @@
 
 mod browse;
 mod dead_letters;
+#[path = "../common/got.rs"]
+mod got;
 mod manage;
 mod pause;
 mod retry;
@@ -11,8 +13,9 @@ mod small_store;
 use std::time::Duration;
 
 use millpond::testing::{Clock, Disk};
-use millpond::{Delivery, Queue, Store};
+use millpond::{Queue, Store};
 
+use got::{get_all, numbers};
 use small_store::{number, options, payload, settle};
 
 fn ms(ms: u64) -> Duration {
@@ -21,15 +24,6 @@ fn ms(ms: u64) -> Duration {
 
 fn open(disk: &Disk) -> Store {
     options().open_simulated(disk, &Clock::new()).unwrap()
-}
-
-/// All that can be got, in order.
-fn get_all(queue: &Queue) -> Vec<Delivery> {
-    std::iter::from_fn(|| queue.try_get().unwrap()).collect()
-}
-
-fn numbers(deliveries: &[Delivery]) -> Vec<u64> {
-    deliveries.iter().map(|delivery| number(delivery.payload())).collect()
 }
 
 /// Messages with these numbers.
