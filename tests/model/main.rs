@@ -2,6 +2,8 @@
 //!
 //! `PROPTEST_CASES` sets how many runs there are.
 
+mod options;
+mod queue;
 mod reference;
 mod window;
 mod world;
@@ -9,7 +11,7 @@ mod world;
 use millpond::State;
 use proptest::prelude::*;
 
-use reference::{Backoff, Options};
+use options::{Backoff, Options};
 use world::{NAMES, World};
 
 #[derive(Clone, Debug)]

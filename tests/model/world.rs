@@ -8,7 +8,9 @@ use millpond::{
     QueueOptions, State, Store,
 };
 
-use crate::reference::{self, Headers, Held, Model, Options, Place, Refused, Seq};
+use crate::options::{self, Options};
+use crate::queue::{self, Headers, Place, Seq};
+use crate::reference::{self, Held, Model, Refused};
 
 pub const NAMES: [&str; 3] = ["a", "b", "c"];
 
@@ -53,13 +55,13 @@ fn kind(refused: Refused) -> ErrorKind {
     }
 }
 
-fn backoff(model: &reference::Backoff) -> Backoff {
+fn backoff(model: &options::Backoff) -> Backoff {
     match model {
-        reference::Backoff::Fixed(delay) => Backoff::Fixed(ms(*delay)),
-        reference::Backoff::Exponential { first, max, jitter } => {
+        options::Backoff::Fixed(delay) => Backoff::Fixed(ms(*delay)),
+        options::Backoff::Exponential { first, max, jitter } => {
             Backoff::Exponential { first: ms(*first), max: ms(*max), jitter: *jitter }
         }
-        reference::Backoff::List(waits) => Backoff::List(waits.iter().map(|w| ms(*w)).collect()),
+        options::Backoff::List(waits) => Backoff::List(waits.iter().map(|w| ms(*w)).collect()),
     }
 }
 
@@ -490,7 +492,7 @@ impl World {
         let old = self.store.find(name).unwrap();
         let real = self.store.remove(name);
         let is_full = real.as_ref().is_err_and(|error| *error.kind() == ErrorKind::NotEmpty);
-        let fading = |queue: &reference::Queue| queue.counts(self.model.wall).fading > 0;
+        let fading = |queue: &queue::Queue| queue.counts(self.model.wall).fading > 0;
         if is_full && self.model.queues.get(name).is_some_and(fading) {
             return;
         }
@@ -579,7 +581,7 @@ impl World {
             assert!(gone <= model.fading, "{gone} of {} are gone from {name}", model.fading);
             all += model.ready + model.delayed + model.in_flight + model.buried;
             all_gone += gone;
-            let real = reference::Counts {
+            let real = queue::Counts {
                 ready: if model.fading > 0 { model.ready } else { real.ready },
                 in_flight: real.in_flight,
                 delayed: if model.fading > 0 { model.delayed } else { real.delayed },
