@@ -96,11 +96,16 @@ fn run(plan: &Plan, first: &[Operation], last: Operation, checker: &Checker) -> 
     run.perform(last)
 }
 
-/// Visits all workloads of up to `length` operations, and returns what that was.
+/// Visits all workloads of up to `length` operations, and returns what that was; tells of it whenever those that end with
+/// one operation are done.
 ///
 /// Those that end with the same operation are one piece of work, since many of them leave the same: not every operation
 /// before it has changed something.
-pub fn visit(plan: &Plan, length: u32) -> Arc<Counts> {
+pub fn visit(
+    plan: &Plan,
+    length: u32,
+    done: impl Fn(Operation, &Counts) + std::marker::Sync,
+) -> Arc<Counts> {
     let counts = Arc::new(Counts::default());
     run::all(OPERATIONS.len() as u64, |number| {
         let last = OPERATIONS[number as usize];
@@ -108,7 +113,9 @@ pub fn visit(plan: &Plan, length: u32) -> Arc<Counts> {
         let checker = Checker::new(plan.options(), counts.clone(), [40, 10]);
         (0..count(length - 1)).map(sequence).try_for_each(|first| {
             run(plan, &first, last, &checker).map_err(|why| format!("{first:?}, {last:?}: {why}"))
-        })
+        })?;
+        done(last, &counts);
+        Ok(())
     });
     counts
 }
