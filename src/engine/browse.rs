@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::lane::{Head, LaneReader};
-use super::state::{Located, QueueEntry, State};
+use super::queue_entry::QueueEntry;
+use super::state::{Located, State};
 use super::take::{Peeked, queue_mut};
 use super::{Engine, QueueShared};
 use crate::dispatch::{Entry, Place};

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::browse::place_of;
 use super::lane::Head;
-use super::state::{QueueEntry, State};
+use super::queue_entry::QueueEntry;
+use super::state::State;
 use super::take::queue_mut;
 use super::{Engine, QueueShared};
 use crate::error::{Error, ErrorKind, Result};

@@ -74,7 +74,8 @@ impl Engine {
             return true;
         }
         if std::mem::take(&mut state.reclaimable) {
-            let dead = |s: &super::state::SegmentState| s.segment.is_sealed() && s.live() == 0;
+            let dead =
+                |s: &super::segment_state::SegmentState| s.segment.is_sealed() && s.live() == 0;
             if state.segments.iter().any(|s| dead(s) && s.dropped_in.is_none()) {
                 return true;
             }

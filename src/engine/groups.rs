@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use super::choose::{Candidate, Detour};
 use super::look::Admitted;
-use super::state::{Located, QueueEntry};
+use super::queue_entry::QueueEntry;
+use super::state::Located;
 use super::take::queue_mut;
 use super::{Engine, QueueShared};
 use crate::dispatch::{Entry, Freed, GroupKey, Place};

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::choose::Candidate;
-use super::state::SegmentState;
+use super::segment_state::SegmentState;
 use super::take::Few;
 use crate::cursor::AckSet;
 use crate::dispatch::QueueState;

@@ -10,8 +10,9 @@ use smallvec::SmallVec;
 
 use super::choose::{Candidate, Detour};
 use super::lane::Head;
+use super::queue_entry::QueueEntry;
 use super::settle::Claimant;
-use super::state::{QueueEntry, State};
+use super::state::State;
 use super::take::queue_mut;
 use super::usage::Usage;
 use super::{Engine, QueueShared};

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::choose::{Candidate, Detour};
 use super::expire::Unheld;
-use super::state::{Located, QueueEntry, State};
+use super::queue_entry::QueueEntry;
+use super::state::{Located, State};
 use super::take::queue_mut;
 use super::{Content, Engine, QueueShared};
 use crate::clock::Now;

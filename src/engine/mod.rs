@@ -27,6 +27,7 @@ mod manage;
 mod models;
 mod open;
 mod pause;
+mod queue_entry;
 mod queue_shared;
 mod read;
 mod recover;
@@ -38,6 +39,7 @@ mod salvage;
 #[cfg(shuttle)]
 mod schedules;
 mod scratch;
+mod segment_state;
 mod settle;
 mod state;
 mod stats;

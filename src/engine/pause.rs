@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use super::state::{QueueEntry, State};
+use super::queue_entry::QueueEntry;
+use super::state::State;
 use super::take::queue_mut;
 use super::{Engine, QueueShared};
 use crate::dispatch::{Entry, Place};

@@ -11,8 +11,10 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::lane::find;
+use super::queue_entry::QueueEntry;
 use super::queue_shared::Traits;
-use super::state::{QueueEntry, SegmentState, State, Weight};
+use super::segment_state::{SegmentState, Weight};
+use super::state::State;
 use crate::cursor::AckSet;
 use crate::dispatch::{Entry, Place};
 use crate::error::{Error, ErrorKind, Result};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::state::SegmentState;
+use super::segment_state::SegmentState;
 use super::take::queue_mut;
 use super::{Engine, QueueShared};
 use crate::dispatch::Place;

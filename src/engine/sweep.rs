@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::compact::place;
 use super::expire::Unheld;
 use super::maintenance::Maintenance;
-use super::state::SegmentState;
+use super::segment_state::SegmentState;
 use super::usage::message_bytes;
 use super::{Engine, QueueShared};
 use crate::clock::Now;

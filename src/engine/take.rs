@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::choose::{Candidate, Detour, unread};
+use super::queue_entry::QueueEntry;
 use super::scratch::with_scratch;
-use super::state::{QueueEntry, State};
+use super::state::State;
 use super::{Content, Engine, HeldBy, QueueShared, removed};
 use crate::clock::{Now, real_now};
 use crate::dispatch::{Entry, Place};

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::compact::place;
-use super::state::QueueEntry;
+use super::queue_entry::QueueEntry;
 use super::take::queue_mut;
 use super::{Engine, QueueShared};
 use crate::error::Result;

@@ -18,7 +18,8 @@ use std::io;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
-use super::super::state::{Retired, SegmentState, Weight};
+use super::super::segment_state::{SegmentState, Weight};
+use super::super::state::Retired;
 use super::super::{Engine, poisoned};
 use super::{COPY_NAME, live_offsets, place};
 use crate::cursor::AckSet;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::super::lane::find;
 use super::super::open::{Named, Opening};
 use super::super::recover::Found;
-use super::super::state::{SegmentState, State, Weight};
+use super::super::segment_state::{SegmentState, Weight};
+use super::super::state::State;
 use crate::error::{Error, Result};
 use crate::format::header::{FRAMES_START, Header};
 use crate::log::{
