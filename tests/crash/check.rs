@@ -10,9 +10,9 @@ use std::time::Duration;
 use millpond::testing::{Clock, Crash, Crashes, Cut, Disk};
 use millpond::{Queue, Store, StoreOptions};
 
-use super::world::{
-    Content, DEAD, DRAIN_BATCH, Got, Moment, Seen, SeenQueue, Stats, came_from, probe_keys,
-};
+use super::content::{Content, DEAD, came_from, probe_keys};
+use super::seen::{Got, Seen, SeenQueue, Stats};
+use super::world::{DRAIN_BATCH, Moment};
 
 /// The queue that shows whether a store works.
 const PROBE: &str = "probe";

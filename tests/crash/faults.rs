@@ -14,8 +14,8 @@ use millpond::testing::{Clock, Disk, Fault, FaultKind, step};
 use millpond::{Delivery, Durability, Error, ErrorKind, Store, StoreOptions};
 
 use super::check::{mix, words};
+use super::content::{Content, payload};
 use super::workload::{Choices, Outcome, Random};
-use super::world::{Content, payload};
 
 /// Of one workload.
 const OPERATIONS: usize = 14;

@@ -2,17 +2,21 @@
 //! killing the process and by power cuts that keep different sectors, and what is found on reopening is held against
 //! what had been promised. A sample of the recoveries is cut off again, and a sample of those once more.
 //!
-//! The parts: `world` is the model, `workload` runs the operations on store and model and takes the forks, `check`
-//! opens a fork and compares, `faults` makes the disk fail instead.
+//! The parts: `world` is the model, made of `queue`s and compared by what can be `seen`; `workload` runs the
+//! `operations` on store and model and takes the forks, `check` opens a fork and compares, `faults` makes the disk fail
+//! instead.
 //!
 //! `MILLPOND_CRASH_SEEDS=n` runs n workloads of each kind instead of one (the first is always the same), and
 //! `MILLPOND_CRASH_FIRST=s` begins with seed s.
 
 mod check;
+mod content;
 mod exhaustive;
 mod faults;
 mod operations;
+mod queue;
 mod run;
+mod seen;
 mod workload;
 mod world;
 

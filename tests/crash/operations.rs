@@ -7,8 +7,9 @@ use millpond::testing::Cut;
 use millpond::{Delivery, ErrorKind, Fate, State};
 
 use super::check::{mix, words};
+use super::content::{Content, DEAD, KEYS, came_from, payload};
+use super::queue::{Message, Place, Queue, Rules};
 use super::workload::{Durable, Held, Outcome, QUEUES, Workload};
-use super::world::{Content, DEAD, KEYS, Message, Place, Queue, Rules, came_from, payload};
 
 /// How many messages the queues may hold before more is taken out than put in.
 const LIVE_MAX: usize = 90;

@@ -10,8 +10,10 @@ use millpond::testing::{Clock, Crash, Crashes, Cut, Disk, step};
 use millpond::{Delivery, Durability, Store};
 
 use super::check::{Checker, Fork, Promises, mix, words};
+use super::content::DEAD;
+use super::queue::{Place, Rules, Time};
 use super::run::{Job, Plan};
-use super::world::{DEAD, Moment, Place, Rules, Time, World};
+use super::world::{Moment, World};
 
 pub type Outcome<T> = Result<T, String>;
 

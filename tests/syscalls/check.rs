@@ -8,10 +8,10 @@ use std::time::Duration;
 use millpond::{Durability, Queue, Store};
 
 use crate::child::{self, Note, Orders};
+use crate::content::{Content, DEAD, came_from, probe_keys};
 use crate::script::Script;
-use crate::world::{
-    Content, DEAD, DRAIN_BATCH, Got, Seen, SeenQueue, Stats, World, came_from, probe_keys,
-};
+use crate::seen::{Got, Seen, SeenQueue, Stats};
+use crate::world::{DRAIN_BATCH, World};
 
 type Check<T> = Result<T, String>;
 

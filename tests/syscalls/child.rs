@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use millpond::{Delivery, Durability, Error, ErrorKind, Fate, Queue, Store, testing};
 
+use crate::content::{Content, DEAD, payload};
 use crate::script::{Answer, Expected, Script, Step};
-use crate::world::{Content, DEAD, payload};
 
 /// What the parent tells its child, through the environment.
 #[derive(Clone, Debug)]

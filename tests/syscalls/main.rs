@@ -19,9 +19,17 @@
 
 mod check;
 mod child;
+#[path = "../crash/content.rs"]
+#[allow(dead_code, reason = "nothing is delayed here")]
+mod content;
 mod failures;
 mod kills;
+#[path = "../crash/queue.rs"]
+#[allow(dead_code, reason = "nothing is delayed here")]
+mod queue;
 mod script;
+#[path = "../crash/seen.rs"]
+mod seen;
 mod tracer;
 #[path = "../crash/world.rs"]
 #[allow(dead_code, reason = "nothing is delayed here")]

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use millpond::State;
 
-use crate::world::{Content, DEAD, Place, Rules, World, payload};
+use crate::content::{Content, DEAD, payload};
+use crate::queue::{Place, Rules};
+use crate::world::World;
 
 /// How many messages the queues may hold before more is taken out than put in.
 const LIVE_MAX: usize = 70;

@@ -5,13 +5,19 @@
 #[path = "../../crash/check.rs"]
 #[allow(dead_code, reason = "shared with the simulated crashes, which print what they count")]
 mod check;
+#[path = "../../crash/content.rs"]
+mod content;
 #[path = "../../crash/operations.rs"]
 #[allow(clippy::module_inception, reason = "the file's name, where it is shared from")]
 #[allow(dead_code, reason = "some operations are for the exhaustive test alone")]
 mod operations;
+#[path = "../../crash/queue.rs"]
+mod queue;
 #[path = "../../crash/run.rs"]
 #[allow(dead_code, reason = "scripts are run one at a time")]
 mod run;
+#[path = "../../crash/seen.rs"]
+mod seen;
 #[path = "../../crash/workload.rs"]
 #[allow(dead_code, reason = "scripts are run one at a time")]
 mod workload;
