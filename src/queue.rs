@@ -260,11 +260,14 @@ impl Queue {
     /// Messages that come from nowhere else stay, and are not counted; so do those whose queue was removed (declare it
     /// again to get them back), and those that are in flight, delayed or buried.
     ///
-    /// Durable as an insert into the queue that they go to. Blocks as that does.
+    /// Nothing makes room for them: it stops where the queue that one goes to is full, also if that one's inserts would
+    /// wait, or drop the oldest.
+    ///
+    /// Durable as an insert into the queue that they go to. Blocks as that does, but not for room.
     ///
     /// # Errors
-    /// Those of [`insert`](Queue::insert). With `DiskFull` none was moved: if there was space for some, it returns their
-    /// number. Otherwise some may have been.
+    /// Those of [`insert`](Queue::insert). With `DiskFull` and `QueueFull` none was moved: if there was space for some, it
+    /// returns their number. Otherwise some may have been.
     pub fn redrive(&self, max: u64) -> Result<u64> {
         self.store.engine().redrive(&self.shared, max)
     }

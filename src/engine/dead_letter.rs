@@ -122,7 +122,7 @@ impl Engine {
         };
         let moved = Move { from, id, to, content: &content, origin, sync_by };
         let appended = match self
-            .append_move(&moved, |state| claimant.check(state, from, id).map(drop))
+            .append_move(&moved, |state, _| claimant.check(state, from, id).map(drop))
         {
             // It is kept where it is.
             Err(error) if matches!(error.kind(), ErrorKind::QueueFull | ErrorKind::TooLarge) => {
@@ -139,11 +139,12 @@ impl Engine {
         Ok(true)
     }
 
-    /// Appends that a message is in another queue now, if `check` finds nothing against it.
+    /// Appends that a message is in another queue now, if `check` finds nothing against it, and against the room that it
+    /// needs there.
     pub(super) fn append_move(
         &self,
         moved: &Move<'_>,
-        check: impl Fn(&State) -> Result<()>,
+        check: impl Fn(&State, Need) -> Result<()>,
     ) -> Result<Appended> {
         let Move { from, id, to, content, origin, sync_by } = *moved;
         let (priority, now) = (content.priority, self.now());
@@ -171,8 +172,9 @@ impl Engine {
             self.check_alive()?;
             self.look_for(to, traits)?;
             let state = self.lock_state();
-            check(&state)?;
-            let room = self.room(state, to, Need::of(&run[..1]), Some(real_now()))?;
+            let need = Need::of(&run[..1]);
+            check(&state, need)?;
+            let room = self.room(state, to, need, Some(real_now()))?;
             let Some((mut state, victims)) = room else { continue };
             let (run, rest) = run.split_at(if planted(Bug::MovedInTwoAppends) { 1 } else { 2 });
             match self.append_with_victims(to, run, &victims, sync_by) {

@@ -88,38 +88,29 @@ impl Engine {
         priority: u8,
         why: &str,
     ) -> Result<()> {
-        if self.give_back_unheld(queue, id, priority)?.is_some() {
+        if self.give_back_unheld(queue, id, priority)? {
             self.retire_given_back(queue, id, why)?;
         }
         Ok(())
     }
 
-    /// Touches a message that nobody holds, so that it can be moved. Whether nobody had touched it; None if it is not there.
-    pub(super) fn give_back_unheld(
-        &self,
-        queue: &QueueShared,
-        id: u64,
-        priority: u8,
-    ) -> Result<Option<bool>> {
+    /// Touches a message that nobody holds, so that it can be moved. False if it is not there.
+    fn give_back_unheld(&self, queue: &QueueShared, id: u64, priority: u8) -> Result<bool> {
         let mut state = self.lock_state();
         if !self.is_free(&mut state, queue, id) {
-            return Ok(None);
+            return Ok(false);
         }
         let touched = &mut queue_mut(&mut state, queue)?.touched;
-        let was_untouched = match touched.get(id) {
-            Some(entry) if entry.place == Place::GivenBack => false,
+        match touched.get(id) {
+            Some(entry) if entry.place == Place::GivenBack => {}
             Some(entry) => {
                 let fresh = entry.fresh;
                 let given_back = Entry::given_back(priority, entry.attempts);
                 touched.put(id, Entry { fresh, ..given_back });
-                false
             }
-            None => {
-                touched.touch(id, priority);
-                true
-            }
-        };
-        Ok(Some(was_untouched))
+            None => touched.touch(id, priority),
+        }
+        Ok(true)
     }
 
     /// Whether a message is there, and neither held nor buried. What was seen of it may be old: its segment may have been

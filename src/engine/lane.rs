@@ -110,7 +110,7 @@ impl LaneReader {
         visible: Position,
     ) -> Head {
         loop {
-            if let Some(head) = self.head_of_ahead(segments, touched) {
+            if let Some(head) = self.head_of_ahead(segments, touched, visible) {
                 return head;
             }
             let Some(at) = self.segment_to_read(segments) else { return Head::Empty };
@@ -138,8 +138,14 @@ impl LaneReader {
         }
     }
 
-    /// The first message read ahead that is neither deleted nor touched.
-    fn head_of_ahead(&mut self, segments: &[SegmentState], touched: &QueueState) -> Option<Head> {
+    /// The first message read ahead that is neither deleted nor touched. Who has read ahead may have seen more than
+    /// `visible`: inserts and purges look at everything.
+    fn head_of_ahead(
+        &mut self,
+        segments: &[SegmentState],
+        touched: &QueueState,
+        visible: Position,
+    ) -> Option<Head> {
         let segment = self.ahead_in.as_ref()?;
         let Some(at) = find(segments, segment.number) else {
             // It was reclaimed: nothing of what was read ahead is left.
@@ -149,6 +155,9 @@ impl LaneReader {
         };
         let acks = &segments[at].acks;
         while let Some(&(id, offset)) = self.ahead.front() {
+            if Position::new(segment.number, offset) >= visible {
+                return Some(Head::Empty);
+            }
             if is_untouched(id, segment, acks, touched) {
                 return Some(Head::Message { id, offset, segment: segment.clone() });
             }
@@ -165,6 +174,7 @@ impl LaneReader {
         &mut self,
         segments: &[SegmentState],
         touched: &QueueState,
+        visible: Position,
         max: usize,
         chosen: &mut Few<Candidate>,
     ) -> bool {
@@ -173,8 +183,10 @@ impl LaneReader {
         let acks = &segments[at].acks;
         let before = chosen.len();
         while chosen.len() < max
-            && let Some((id, offset)) = self.ahead.pop_front()
+            && let Some(&(id, offset)) = self.ahead.front()
+            && Position::new(segment.number, offset) < visible
         {
+            self.ahead.pop_front();
             self.next_id = id + 1;
             if is_untouched(id, segment, acks, touched) {
                 let segment = segment.clone();

@@ -12,7 +12,7 @@ use super::choose::{Candidate, Detour};
 use super::lane::Head;
 use super::queue_entry::QueueEntry;
 use super::settle::Claimant;
-use super::state::State;
+use super::state::{Located, State};
 use super::take::queue_mut;
 use super::usage::Usage;
 use super::{Engine, QueueShared};
@@ -21,7 +21,7 @@ use crate::dispatch::Turn;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::position::Position;
 use crate::lock::Guard;
-use crate::log::Draft;
+use crate::log::{Draft, Lane, Segment};
 use crate::options::{AtLimit, QueueOptions};
 use crate::sync::atomic::Ordering;
 
@@ -112,8 +112,9 @@ impl Engine {
         match no_room {
             NoRoom::Full => self.wait_for_room(state, queue, until)?,
             NoRoom::Move(id, priority) => {
+                let was_untouched = touch(&mut state, queue, id, priority)?;
                 drop(state);
-                self.drop_by_moving(queue, id, priority)?;
+                self.drop_by_moving(queue, id, priority, was_untouched)?;
             }
             NoRoom::Count => {
                 drop(state);
@@ -133,10 +134,7 @@ impl Engine {
         queue: &Arc<QueueShared>,
         need: Need,
     ) -> Result<std::result::Result<Room, NoRoom>> {
-        let used = match self.used(state, queue)? {
-            Some(used) => used,
-            None => return Ok(Err(NoRoom::Count)),
-        };
+        let Some(used) = self.used(state, queue)? else { return Ok(Err(NoRoom::Count)) };
         let entry = queue_mut(state, queue)?;
         let beyond = need.beyond(used, &entry.options);
         if beyond.is_none() {
@@ -150,16 +148,24 @@ impl Engine {
     }
 
     /// What is there; None if it has to be counted.
-    fn used(&self, state: &mut State, queue: &QueueShared) -> Result<Option<Need>> {
-        let mut tail = self.log.tail();
-        state.absorb(&mut tail);
-        let entry = queue_mut(state, queue)?;
+    fn used(&self, state: &State, queue: &QueueShared) -> Result<Option<Need>> {
+        let entry = state.queues.get(&queue.id).ok_or_else(super::removed)?;
         let bytes = match entry.options.max_bytes {
             Some(_) => entry.usage.total(),
             None => Some(0),
         };
-        let messages = entry.live(&tail);
+        let messages = entry.live(&self.log.tail());
         Ok(bytes.map(|bytes| Need { messages, bytes }))
+    }
+
+    /// An error if something would have to make room for `need`, as far as that is known.
+    pub(super) fn check_room(&self, state: &State, queue: &QueueShared, need: Need) -> Result<()> {
+        let Some(used) = self.used(state, queue)? else { return Ok(()) };
+        let entry = state.queues.get(&queue.id).ok_or_else(super::removed)?;
+        match need.beyond(used, &entry.options).is_none() {
+            true => Ok(()),
+            false => Err(full(queue)),
+        }
     }
 
     fn wait_for_room(
@@ -235,23 +241,47 @@ impl Engine {
         }
     }
 
-    /// Moves a message to the dead letter queue to make room. If that has none either, it stays as it was.
-    fn drop_by_moving(&self, queue: &Arc<QueueShared>, id: u64, priority: u8) -> Result<()> {
-        let Some(was_untouched) = self.give_back_unheld(queue, id, priority)? else {
-            return Ok(());
-        };
+    /// Moves a message that was given back, or [touched](touch), to the dead letter queue to make room. If that has none
+    /// either, it stays as it was.
+    fn drop_by_moving(
+        &self,
+        queue: &Arc<QueueShared>,
+        id: u64,
+        priority: u8,
+        was_untouched: bool,
+    ) -> Result<()> {
         match self.try_move(queue, id, Claimant::Store, DROPPED) {
             Ok(true) => Ok(()),
             Ok(false) => {
                 if was_untouched {
                     self.untouch(queue, id, priority);
                 }
-                Err(full(queue))
+                match self.damaged_at(queue, id, priority)? {
+                    // It can be moved nowhere, and must not stand in the way of the others.
+                    Some((segment, offset)) => {
+                        self.drop_damaged(queue, id, Some((&segment, offset)))
+                    }
+                    None => Err(full(queue)),
+                }
             }
             // Somebody else has taken it meanwhile.
             Err(error) if *error.kind() == ErrorKind::StaleDelivery => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Where a message lies that does not verify; None if it does, or is not there any more.
+    fn damaged_at(
+        &self,
+        queue: &QueueShared,
+        id: u64,
+        priority: u8,
+    ) -> Result<Option<(Arc<Segment>, u32)>> {
+        let lane = Lane { queue: queue.id, priority };
+        let located = self.lock_state().locate(lane, id, &self.log);
+        let Located::At { segment, offset } = located else { return Ok(None) };
+        let verified = self.verify_message(&segment, offset, lane, id)?;
+        Ok(verified.is_none().then_some((segment, offset)))
     }
 
     /// A message that was touched, and nothing recorded of it, is as it was before.
@@ -389,6 +419,17 @@ impl Engine {
     }
 }
 
+/// Touches a message that is to make room, so that it can be moved: from here on it is known whether somebody else has had
+/// it. Whether nobody had touched it.
+fn touch(state: &mut State, queue: &QueueShared, id: u64, priority: u8) -> Result<bool> {
+    let touched = &mut queue_mut(state, queue)?.touched;
+    let untouched = !touched.contains(id);
+    if untouched {
+        touched.touch(id, priority);
+    }
+    Ok(untouched)
+}
+
 fn full(queue: &QueueShared) -> Error {
     Error::new(ErrorKind::QueueFull, format!("there is no room in queue {:?}", queue.name))
 }
@@ -404,3 +445,7 @@ impl QueueEntry {
         }
     }
 }
+
+#[cfg(not(any(loom, shuttle)))]
+#[cfg(test)]
+mod tests;

@@ -37,8 +37,8 @@ pub(super) struct QueueEntry {
     pub lanes: Vec<LaneReader>,
     /// When the one waiter that keeps the time for all of this queue's wakes up, and which one that is.
     pub alarm: Option<(Instant, u64)>,
-    /// Messages of sealed segments less all deleted ones; those of the active segment are counted there. So it may
-    /// be below zero.
+    /// Messages of the sealed segments that are in the list, less all deleted ones; the others are counted in the tail of the
+    /// log. So it may be below zero.
     pub settled_balance: i64,
 }
 
@@ -131,12 +131,9 @@ impl QueueEntry {
 
     /// Messages that are not deleted.
     pub fn live(&self, tail: &Tail) -> u64 {
-        let active: usize = self
-            .lanes
-            .iter()
-            .map(|lane| tail.lane_len(Lane { queue: self.shared.id, priority: lane.priority() }))
-            .sum();
-        u64::try_from(self.settled_balance + active as i64).unwrap_or(0)
+        let lane = |lane: &LaneReader| Lane { queue: self.shared.id, priority: lane.priority() };
+        let unsettled: usize = self.lanes.iter().map(lane).map(|lane| tail.lane_len(lane)).sum();
+        u64::try_from(self.settled_balance + unsettled as i64).unwrap_or(0)
     }
 }
 

@@ -118,7 +118,11 @@ impl Engine {
     ) -> Result<()> {
         let sync_by = self.sync_by(to.durability());
         let back = Move { from, id, to, content, origin, sync_by };
-        let appended = self.append_move(&back, |state| check_ready(state, from, id, content))?;
+        let appended = self.append_move(&back, |state, need| {
+            check_ready(state, from, id, content)?;
+            // Or what is brought back could be what makes room for what makes room for it.
+            self.check_room(state, to, need)
+        })?;
         moved.to.entry(to.id).or_insert_with(|| (to.clone(), 0)).1 += 1;
         moved.end = Some(appended.end);
         Ok(())

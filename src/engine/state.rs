@@ -244,7 +244,7 @@ impl State {
         let moment = (entry.shared.urgent(), visible);
         let mut lanes = entry.lanes.iter_mut().take_while(|lane| lane.priority() >= above);
         match lanes.find(|lane| lane.priority() == 0 || !lane.is_empty_since(moment)) {
-            Some(lane) => lane.take_ahead(&self.segments, &entry.touched, max, chosen),
+            Some(lane) => lane.take_ahead(&self.segments, &entry.touched, visible, max, chosen),
             None => false,
         }
     }

@@ -330,9 +330,12 @@ impl Tail {
         Some(entries.iter().take(max).take_while(seen).copied().collect())
     }
 
-    /// How many messages the lane has in the active segment.
+    /// How many messages the lane has in the active segment, and in those that were sealed since
+    /// [`take_sealed`](Tail::take_sealed): the log may have rolled since somebody looked.
     pub fn lane_len(&self, key: Lane) -> usize {
-        self.active.as_ref().map_or(0, |active| active.index.lane(key).len())
+        let active = self.active.as_ref().map_or(0, |active| active.index.lane(key).len());
+        let sealed = self.sealed.iter().filter_map(|sealed| sealed.segment.index());
+        active + sealed.map(|index| index.len(key)).sum::<usize>()
     }
 
     /// How many messages of a lane of the active segment have a lower id than its first one and `delta`.

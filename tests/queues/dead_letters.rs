@@ -4,7 +4,8 @@ use std::time::SystemTime;
 
 use millpond::testing::{Clock, Disk};
 use millpond::{
-    Backoff, Delivery, Durability, ErrorKind, Fate, Message, Queue, QueueOptions, State, Store,
+    AtLimit, Backoff, Delivery, Durability, ErrorKind, Fate, Message, Queue, QueueOptions, State,
+    Store,
 };
 
 use super::small_store::SEGMENT_BYTES;
@@ -187,6 +188,23 @@ fn dead_letters_are_redriven_from_segments_that_are_sealed_and_rewritten() {
     assert_eq!(dead.redrive(u64::MAX).unwrap(), 40);
     assert_eq!(ready(&b), Vec::from_iter((0..400).step_by(10)));
     settle(&store);
+}
+
+#[test]
+fn a_redrive_stops_where_a_queue_is_full_and_drops_nothing() {
+    let store = open(&Disk::new());
+    let one = || QueueOptions::new().max_messages(1).at_limit(AtLimit::DropOldest);
+    let dead = store.declare("dead", one()).unwrap();
+    let queue = store.declare("q", one().dead_letter("dead")).unwrap();
+    insert(&queue, 0..1);
+    queue.get().unwrap().bury("broken").unwrap();
+    insert(&queue, 1..2);
+    let full = dead.redrive(10).unwrap_err();
+    assert_eq!(full.kind(), &ErrorKind::QueueFull);
+    assert_eq!((ready(&queue), ready(&dead)), (vec![1], vec![0]));
+    queue.get().unwrap().delete().unwrap();
+    assert_eq!(dead.redrive(10).unwrap(), 1);
+    assert_eq!((ready(&queue), ready(&dead)), (vec![0], vec![]));
 }
 
 #[test]

@@ -26,6 +26,23 @@ fn what_is_in_the_active_segment_is_counted() {
     assert!(tail.is_active(1) && !tail.is_active(2));
 }
 
+/// Or a queue could be taken for empty that somebody has just inserted into.
+#[test]
+fn what_was_sealed_and_nobody_has_taken_in_is_counted() {
+    let world = World::new(Prepare::Reserve, SEGMENT_BYTES);
+    world.insert(&[message(b"a"), message(b"b")]).unwrap();
+    world.roll();
+    let rolled = world.log.tail().lane_len(LANE);
+    world.insert(&[message(b"c")]).unwrap();
+    let mut tail = world.log.tail();
+    assert!(!tail.is_active(1));
+    assert_eq!(tail.lane_len(LANE), rolled + 1);
+    assert!(rolled >= 2);
+    let in_sealed: usize =
+        (tail.take_sealed().iter()).map(|sealed| sealed.segment.index().unwrap().len(LANE)).sum();
+    assert_eq!(tail.lane_len(LANE), rolled + 1 - in_sealed);
+}
+
 #[test]
 fn a_run_reads_back_as_it_was_appended() {
     let world = World::new(Prepare::Reserve, SEGMENT_BYTES);
