@@ -111,6 +111,38 @@ fn an_expired_message_moves_to_the_dead_letter_queue() {
 }
 
 #[test]
+fn a_message_expires_while_it_is_delayed_or_waits_for_its_retry() {
+    for moves in [false, true] {
+        for kill in [false, true] {
+            let mut f = Simulated::new();
+            let options = QueueOptions::new().backoff(Backoff::Fixed(100 * SECOND));
+            let options = if moves { options.dead_letter("dead") } else { options };
+            let queue = f.store.declare("q", options).unwrap();
+            let dead = f.store.queue("dead").unwrap();
+            for n in 0..2 {
+                queue.insert(mortal(n, 10 * SECOND)).unwrap();
+            }
+            queue.get().unwrap().fail("once").unwrap();
+            queue.get().unwrap().release_after(50 * SECOND).unwrap();
+            f.clock.advance(10 * SECOND);
+            settle(&f.store);
+            let kept = if moves { vec![0, 1] } else { vec![] };
+            let letters = get_all(&dead);
+            assert_eq!(numbers(&letters), kept);
+            for letter in &letters {
+                let origin = letter.origin().unwrap();
+                assert_eq!((origin.queue(), origin.reason()), ("q", "expired"));
+            }
+            letters.into_iter().for_each(|letter| letter.release().unwrap());
+            f.reopen(kill);
+            f.clock.advance(100 * SECOND);
+            assert!(queue_of(&f).try_get().unwrap().is_none());
+            assert_eq!(f.store.stats().messages, kept.len() as u64);
+        }
+    }
+}
+
+#[test]
 fn the_space_of_expired_messages_comes_back_though_nobody_gets() {
     let mut f = Simulated::new();
     for round in 0..4 {

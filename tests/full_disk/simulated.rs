@@ -179,6 +179,38 @@ fn thousands_in_flight_are_settled(slack: u64) {
     assert_eq!(get(&queue).attempt(), 1);
 }
 
+/// More delays of their own than the cursors of that size have room for.
+#[test]
+fn what_cannot_be_settled_for_want_of_space_is_given_back() {
+    const MESSAGES: u64 = 60_000;
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = options().open_simulated(&disk, &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    for first in (0..MESSAGES).step_by(500) {
+        queue.insert_batch((first..first + 500).map(|n| payload(n, 8))).unwrap();
+    }
+    settle(&store);
+    take_all_space(&disk);
+    let mut held = queue.get_batch(MESSAGES as usize, Duration::ZERO).unwrap().into_iter();
+    let (n, error) = loop {
+        let delivery = held.next().expect("some cannot be settled");
+        let n = number(delivery.payload());
+        if let Err(error) = delivery.release_after(Duration::from_millis(3_600_000 - 7 * n)) {
+            break (n, error);
+        }
+    };
+    assert_eq!(error.kind(), &ErrorKind::DiskFull, "{error}");
+    disk.set_capacity(None);
+    let again = get(&queue);
+    assert_eq!((number(again.payload()), again.attempt()), (n, 2), "its attempt counts");
+    again.delete().unwrap();
+    held.for_each(|delivery| delivery.delete().unwrap());
+    assert_eq!((queue.stats().unwrap().delayed, store.stats().messages), (n, n));
+    drop((queue, store));
+    let store = options().open_simulated(&disk.kill(), &clock).unwrap();
+    assert_eq!(store.stats().messages, n);
+}
+
 /// A full disk refuses what is new, and knows what is not. What is held back has room for the keys.
 #[test]
 fn on_a_full_disk_duplicates_are_known_and_cursors_have_room_for_their_keys() {
