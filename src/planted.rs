@@ -54,6 +54,10 @@ pub(crate) enum Bug {
     PauseForgotten,
     /// An insert does not ask under the append lock whether its queue got a limit meanwhile.
     LimitAskedTooEarly,
+    /// What an insert or a purge has read ahead of a lane is delivered, durable or not.
+    ReadAheadDelivered,
+    /// A queue counts as empty though the log has just gone on behind a message of it.
+    SealedNotCounted,
     /// After an open nobody asks who holds a group.
     HoldersForgotten,
     /// A cursor says of a lane that it has come past messages that only wait for their groups.
