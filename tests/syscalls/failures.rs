@@ -24,8 +24,11 @@ struct Figures {
     by_call: BTreeMap<String, usize>,
 }
 
-/// How each call can fail.
+/// How each call of the store can fail.
 fn blows(call: &Call) -> Vec<Blow> {
+    if call.path.ends_with("journal") {
+        return Vec::new();
+    }
     let errors: &[Errno] = match call.name {
         "fsync" | "fdatasync" => &[Errno::EIO, Errno::ENOSPC],
         "pwrite" => &[Errno::EIO, Errno::ENOSPC, Errno::EINTR],
@@ -38,7 +41,6 @@ fn blows(call: &Call) -> Vec<Blow> {
         "linkat" => &[Errno::EXDEV, Errno::EMLINK],
         "mkdir" => &[Errno::ENOSPC],
         "flock" => &[Errno::ENOLCK],
-        // Those of the journal.
         _ => &[],
     };
     let mut blows: Vec<Blow> = errors.iter().copied().map(Blow::Fail).collect();
