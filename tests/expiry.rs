@@ -248,6 +248,32 @@ fn what_was_buried_when_it_expired_is_swept_once_it_is_kicked() {
 }
 
 #[test]
+fn what_was_kicked_is_swept_after_a_kill_too() {
+    for kill in [false, true] {
+        let mut f = Simulated::new();
+        let queue = queue_of(&f);
+        queue.insert(mortal(0, SECOND)).unwrap();
+        queue.get().unwrap().bury("to be looked at").unwrap();
+        let other = f.store.queue("other").unwrap();
+        (0..1000).for_each(|n| assert!(other.insert(payload(n, 200)).is_ok()));
+        f.clock.advance(SECOND);
+        settle(&f.store);
+        // A cursor says that nothing expires there: the sweep has passed it over.
+        f.reopen(false);
+        settle(&f.store);
+        assert_eq!(queue_of(&f).kick(1).unwrap(), 1);
+        if kill {
+            f.reopen(true);
+        }
+        for _ in 0..5 {
+            f.clock.advance(100 * SECOND);
+            settle(&f.store);
+        }
+        assert_eq!(f.store.stats().messages, 1000, "kill {kill}");
+    }
+}
+
+#[test]
 fn a_message_expires_by_the_wall_clock() {
     let f = Simulated::new();
     f.clock.set_wall_ms(1_700_000_000_000);

@@ -1,7 +1,7 @@
 //! Every bug that was found and fixed, as a named case.
 
 use millpond::testing::{Clock, Disk, step};
-use millpond::{Backoff, Durability, Queue, QueueOptions, Store, StoreOptions};
+use millpond::{Backoff, Durability, Queue, QueueOptions, State, Store, StoreOptions};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -25,6 +25,26 @@ fn steps(s: &Store) {
             break;
         }
     }
+}
+
+#[test]
+fn a_close_ends_when_what_was_in_flight_is_purged() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let queue = store.queue("q").unwrap();
+    queue.insert("x").unwrap();
+    let held = queue.get().unwrap();
+    let closed = std::thread::scope(|scope| {
+        let closing = scope.spawn(|| store.close_timeout(Duration::from_secs(3600)));
+        // Gets end when the close begins.
+        while queue.try_get().is_ok() {
+            std::thread::yield_now();
+        }
+        assert_eq!(queue.purge(State::InFlight).unwrap(), 1);
+        closing.join().unwrap()
+    });
+    assert_eq!(closed.unwrap().released, 0);
+    std::mem::forget(held);
 }
 
 #[test]

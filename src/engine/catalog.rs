@@ -7,7 +7,7 @@ use super::lane::Head;
 use super::queue_entry::QueueEntry;
 use super::state::State;
 use super::take::queue_mut;
-use super::{Engine, QueueShared};
+use super::{Engine, QueueShared, UNAWAITED};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::position::Position;
 use crate::format::record::catalog::Declare;
@@ -136,7 +136,11 @@ impl Engine {
         };
         let run = [Draft::record(DECLARE, &body), Draft::record(kind, &paused)];
         let run = &run[..if pause.is_some() { 2 } else { 1 }];
-        let sync_by = self.sync_by(self.settings.durability);
+        // Nobody waits for a queue that pauses itself.
+        let sync_by = match self.settings.durability {
+            Durability::Sync => self.time.mono().checked_add(UNAWAITED),
+            other => self.sync_by(other),
+        };
         let appended = self.log.append(run, purpose, sync_by, None);
         Ok(appended.map(|appended| {
             self.after_append(&appended);
@@ -282,6 +286,7 @@ impl Engine {
                     }
                     purged += ids.len() as u64;
                     end = Some(appended.end);
+                    self.after_settle(&mut state);
                     self.background.wake();
                 }
                 Err(refused) => {

@@ -42,9 +42,10 @@ impl Engine {
         &self,
         queue: &Arc<QueueShared>,
         id: u64,
+        claimant: Claimant,
         why: &str,
     ) -> Result<()> {
-        match self.retire(queue, id, Claimant::Store, why) {
+        match self.retire(queue, id, claimant, why) {
             // Somebody else has dealt with it meanwhile.
             Err(error) if *error.kind() == ErrorKind::StaleDelivery => Ok(()),
             other => other.map(|_| ()),

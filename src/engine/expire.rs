@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use super::queue_entry::QueueEntry;
+use super::settle::Claimant;
 use super::state::{Located, State};
 use super::take::queue_mut;
 use super::{Engine, QueueShared};
@@ -32,12 +34,15 @@ impl Engine {
         let mut messages = messages.to_vec();
         messages.sort_unstable();
         let mut held = false;
+        let is_held = |entry: &QueueEntry, chunk: &[Unheld]| {
+            let mut touched = chunk.iter().filter_map(|message| entry.touched.get(message.id));
+            touched.any(|entry| entry.place == Place::InFlight)
+        };
         for chunk in messages.chunks(CHUNK) {
             let has_dead_letter = {
                 let mut state = self.lock_state();
                 let entry = queue_mut(&mut state, queue)?;
-                let touched = chunk.iter().filter_map(|message| entry.touched.get(message.id));
-                held |= touched.into_iter().any(|entry| entry.place == Place::InFlight);
+                held |= is_held(entry, chunk);
                 entry.options.dead_letter.is_some()
             };
             if has_dead_letter {
@@ -47,6 +52,8 @@ impl Engine {
             } else {
                 self.delete_expired(queue, chunk)?;
             }
+            // Somebody may have extended a lease that was over.
+            held |= is_held(queue_mut(&mut self.lock_state(), queue)?, chunk);
         }
         Ok(held)
     }
@@ -89,7 +96,7 @@ impl Engine {
         why: &str,
     ) -> Result<()> {
         if self.give_back_unheld(queue, id, priority)? {
-            self.retire_given_back(queue, id, why)?;
+            self.retire_given_back(queue, id, Claimant::Store, why)?;
         }
         Ok(())
     }

@@ -81,6 +81,9 @@ pub use stats::{Oldest, QueueStats, SegmentStats, StoreStats};
 pub(crate) use take::{Few, Peeked, Taken};
 pub(crate) use verify::verify;
 
+/// Under `Sync`, what nobody waits for is durable after so long.
+const UNAWAITED: Duration = Duration::from_secs(1);
+
 pub(crate) struct Engine {
     storage: Arc<dyn Storage>,
     space: Arc<Space>,
@@ -177,7 +180,7 @@ impl Engine {
     fn settle_by(&self) -> Option<Instant> {
         match self.settings.delete_durability {
             // Its attempts are not worth a sync of their own, but are not left lying either.
-            Durability::Sync => self.time.mono().checked_add(Duration::from_secs(1)),
+            Durability::Sync => self.time.mono().checked_add(UNAWAITED),
             other => self.sync_by(other),
         }
     }

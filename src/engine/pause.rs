@@ -13,7 +13,7 @@ use super::{Engine, QueueShared};
 use crate::dispatch::{Entry, Place};
 use crate::error::Result;
 use crate::events;
-use crate::log::Purpose;
+use crate::log::{Purpose, Refused};
 use crate::options::Durability;
 use crate::report::Paused;
 
@@ -31,6 +31,12 @@ impl QueueEntry {
         self.is_failing() || matches!(self.pause, Some(Paused::ByFailures(_)))
     }
 
+    /// Failures count anew, and consumers go on.
+    fn end_outage(&mut self) {
+        self.touched.streak.end();
+        self.shared.signal.notify_all();
+    }
+
     /// Some of the ready messages whose attempts are used up, with one left. The next get would give them up.
     fn spared(&self) -> Vec<(u64, Entry)> {
         let Some(most) = self.options.max_attempts else { return Vec::new() };
@@ -46,17 +52,30 @@ impl QueueEntry {
 }
 
 impl Engine {
-    /// Pauses a queue, or resumes it. Durable as a declaration is.
+    /// Pauses a queue, or resumes it. Durable as a declaration is. What has failed in an outage until a resume has one more
+    /// attempt, also what was in flight when the queue paused itself.
     pub fn set_paused(&self, queue: &Arc<QueueShared>, pause: Option<Paused>) -> Result<()> {
         let end = loop {
             self.check_alive()?;
+            let now = self.now();
             let mut state = self.lock_open()?;
             let entry = queue_mut(&mut state, queue)?;
-            if entry.pause.is_some() == pause.is_some() {
+            entry.touched.advance(now.mono, now.wall_ms);
+            let spared =
+                if pause.is_none() && entry.spares() { entry.spared() } else { Vec::new() };
+            let refused = if !spared.is_empty() {
+                self.record_spared(queue, entry, spared).err()
+            } else if entry.pause.is_some() != pause.is_some() {
+                self.record_pause(&mut state, queue, pause)?
+            } else {
+                if pause.is_none() && entry.is_failing() {
+                    // It is about to pause itself, and no more.
+                    entry.end_outage();
+                }
                 break entry.declared_at;
-            }
-            if let Some(refused) = self.record_pause(&mut state, queue, pause)? {
-                drop(state);
+            };
+            drop(state);
+            if let Some(refused) = refused {
                 self.make_room(refused, Purpose::Settle)?;
             }
         };
@@ -89,14 +108,7 @@ impl Engine {
                 }
                 refused
             } else {
-                match self.append_given_back(queue, &spared) {
-                    Ok(appended) => {
-                        spared.into_iter().for_each(|(id, spared)| entry.touched.put(id, spared));
-                        self.after_append(&appended);
-                        None
-                    }
-                    Err(refused) => Some(refused),
-                }
+                self.record_spared(queue, entry, spared).err()
             };
             drop(state);
             if let Some(refused) = refused {
@@ -105,13 +117,25 @@ impl Engine {
         }
     }
 
+    fn record_spared(
+        &self,
+        queue: &QueueShared,
+        entry: &mut QueueEntry,
+        spared: Vec<(u64, Entry)>,
+    ) -> std::result::Result<(), Refused> {
+        let appended = self.append_given_back(queue, &spared)?;
+        spared.into_iter().for_each(|(id, spared)| entry.touched.put(id, spared));
+        self.after_append(&appended);
+        Ok(())
+    }
+
     /// Records that a queue is paused, or is not any more, or says why that was refused.
     fn record_pause(
         &self,
         state: &mut State,
         queue: &QueueShared,
         pause: Option<Paused>,
-    ) -> Result<Option<crate::log::Refused>> {
+    ) -> Result<Option<Refused>> {
         let entry = queue_mut(state, queue)?;
         let purpose = Purpose::Settle;
         let options = &entry.options;
@@ -121,8 +145,7 @@ impl Engine {
         }
         entry.pause = pause;
         if pause.is_none() {
-            entry.touched.streak.end();
-            queue.signal.notify_all();
+            entry.end_outage();
         }
         Ok(None)
     }

@@ -204,8 +204,12 @@ impl Replay {
                     if self.state.is_deleted(id) {
                         continue;
                     }
-                    if let Some(queue) = self.state.queues.get_mut(&set.queue) {
-                        queue.touched.put(id, entry_of(set.placed, &reason));
+                    let Some(queue) = self.state.queues.get_mut(&set.queue) else { continue };
+                    queue.touched.put(id, entry_of(set.placed, &reason));
+                    // A kicked one: sweeps have passed it over.
+                    let kicked = set.placed.place == Place::GivenBack && set.placed.fresh;
+                    if kicked && queue.shared.has_expiring() {
+                        self.state.sweep_again(id);
                     }
                 }
             }

@@ -53,6 +53,8 @@ pub(super) enum Claimant {
     Token(u64),
     /// The store itself, of a message that is given back.
     Store,
+    /// The store, of one whose attempts are used up.
+    Exhausted,
 }
 
 impl Claimant {
@@ -70,6 +72,14 @@ impl Claimant {
                 let given_back = |entry: &&Entry| entry.place == Place::GivenBack;
                 entry.get(id).filter(given_back).ok_or_else(Error::stale)
             }
+            Claimant::Exhausted => {
+                let queue = state.queues.get(&queue.id).filter(|queue| !queue.spares());
+                let most = queue.and_then(|queue| queue.options.max_attempts);
+                let is_used_up = |entry: &&Entry| {
+                    entry.place == Place::GivenBack && most.is_some_and(|m| entry.attempts >= m)
+                };
+                entry.get(id).filter(is_used_up).ok_or_else(Error::stale)
+            }
         }
     }
 }
@@ -85,16 +95,20 @@ impl Engine {
     /// its attempt counted: in memory alone, since "in flight" reads the same in the log after a restart.
     fn settled_or_given_back<T>(&self, held: &HeldBy, settled: Result<T>) -> Result<T> {
         if settled.as_ref().is_err_and(Error::is_retryable) {
-            let mut state = self.lock_state();
-            if let Some(queue) = state.queues.get_mut(&held.queue.id)
-                && let Ok(entry) = queue.touched.holder(held.id, held.token)
-            {
-                let given_back = Entry::given_back(entry.priority, entry.attempts);
-                queue.touched.put(held.id, given_back);
-                held.queue.signal.notify_one();
-            }
+            self.give_back(held);
         }
         settled
+    }
+
+    fn give_back(&self, held: &HeldBy) {
+        let mut state = self.lock_state();
+        if let Some(queue) = state.queues.get_mut(&held.queue.id)
+            && let Ok(entry) = queue.touched.holder(held.id, held.token)
+        {
+            let given_back = Entry::given_back(entry.priority, entry.attempts);
+            queue.touched.put(held.id, given_back);
+            held.queue.signal.notify_one();
+        }
     }
 
     fn try_delete(&self, held: &HeldBy) -> Result<()> {
@@ -126,8 +140,17 @@ impl Engine {
     /// Deletes those of `held` that are not stale, in one append for each queue and thousand. Returns how many were
     /// deleted.
     pub fn delete_batch(&self, mut held: Vec<&HeldBy>) -> Result<u64> {
-        const CHUNK: usize = 1000;
         held.sort_unstable_by_key(|held| (held.queue.id, held.id));
+        let deleted = self.delete_chunks(&held);
+        if deleted.as_ref().is_err_and(Error::is_retryable) {
+            held.into_iter().for_each(|held| self.give_back(held));
+        }
+        deleted
+    }
+
+    /// `held` by queue and id.
+    fn delete_chunks(&self, held: &[&HeldBy]) -> Result<u64> {
+        const CHUNK: usize = 1000;
         let mut deleted = 0;
         let mut end = None;
         for queue in held.chunk_by(|a, b| a.queue.id == b.queue.id) {

@@ -106,12 +106,13 @@ impl Engine {
         let mut state = self.lock_state();
         let mut tail = self.log.tail();
         state.absorb(&mut tail);
-        let is_due = |s: &SegmentState| {
-            let expiry = s.first_expiry(&tail);
-            let due = expiry.is_some_and(|expiry| expiry <= now.wall_ms);
-            due && s.dropped_in.is_none() && s.sweeping.is_none()
+        let due = |s: &SegmentState| {
+            let expiry = s.first_expiry(&tail).filter(|expiry| *expiry <= now.wall_ms);
+            expiry.filter(|_| s.dropped_in.is_none() && s.sweeping.is_none())
         };
-        let at = state.segments.iter().position(is_due)?;
+        let due = |(at, s)| due(s).map(|expiry| (expiry, at));
+        // The one that has waited for longest: the first one could have something for each sweep.
+        let (_, at) = state.segments.iter().enumerate().filter_map(due).min()?;
         let s = &mut state.segments[at];
         let lanes = tail.is_active(s.segment.number).then(|| tail.lanes());
         if lanes.is_some() {
@@ -255,5 +256,43 @@ mod tests {
         assert_eq!(engine.sleep_until_sweep(), Some(SECOND));
         clock.advance(SECOND);
         assert!(next_sweep().is_some());
+    }
+
+    /// Though the first one has something for each of them.
+    #[test]
+    fn all_segments_have_their_sweeps() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let clock = Clock::new();
+        let settings = Settings {
+            durability: Durability::Process,
+            background: false,
+            segment_bytes: 64 << 10,
+            ..Settings::default()
+        };
+        let time = TimeSource::Manual(clock.clone());
+        let entropy = Entropy::Sequence(Arc::default());
+        let store = Store::start(Arc::new(Disk::new()), settings, time, entropy).unwrap();
+        let (a, b) = (store.queue("a").unwrap(), store.queue("b").unwrap());
+        for n in 1..=360 {
+            a.insert(Message::new("x").ttl(10 * n * SECOND)).unwrap();
+        }
+        for _ in 0..500 {
+            b.insert(Message::new(vec![0; 500]).ttl(SECOND)).unwrap();
+        }
+        let engine = store.engine();
+        for _ in 0..60 {
+            clock.advance(20 * SECOND);
+            let next = engine.next_sweep(&mut engine.maintenance.lock());
+            let Some(mut sweep) = next else { continue };
+            // And rests for 19.
+            sweep.took = SECOND;
+            engine.sweep(sweep);
+            loop {
+                let more = engine.maintenance.lock().sweep.take();
+                let Some(sweep) = more else { break };
+                engine.sweep(sweep);
+            }
+        }
+        assert_eq!(b.stats().unwrap().ready, 0);
     }
 }

@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use super::choose::{Candidate, Detour, unread};
 use super::queue_entry::QueueEntry;
 use super::scratch::with_scratch;
+use super::settle::Claimant;
 use super::state::State;
 use super::{Content, Engine, HeldBy, QueueShared, removed};
 use crate::clock::{Now, real_now};
@@ -199,7 +200,9 @@ impl Engine {
             Detour::Look(look) => self.look_ahead(queue, &look),
             Detour::Holders => self.learn_holders(queue),
             Detour::Expired(messages) => self.expire(queue, &messages).map(|_| ()),
-            Detour::Exhausted { id } => self.retire_given_back(queue, id, "attempts used up"),
+            Detour::Exhausted { id } => {
+                self.retire_given_back(queue, id, Claimant::Exhausted, "attempts used up")
+            }
             Detour::Lost { id } => self.drop_damaged(queue, id, None),
         }
     }

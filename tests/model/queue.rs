@@ -210,6 +210,11 @@ impl Queue {
             return;
         }
         self.paused = Some(self.streak);
+        self.spare();
+    }
+
+    /// Gives what the last failures have used up one more attempt.
+    pub fn spare(&mut self) {
         let most = self.options.max_attempts.unwrap_or(u32::MAX);
         for message in self.messages.values_mut() {
             if message.place == Place::GivenBack && message.attempts >= most {

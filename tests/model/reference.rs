@@ -336,8 +336,13 @@ impl Model {
     }
 
     pub fn resume(&mut self, name: &'static str) {
+        self.observe();
         let queue = self.queues.get_mut(name).unwrap();
-        if queue.paused.take().is_some() {
+        let failing = queue.is_failing();
+        if failing || queue.paused.is_some_and(|failures| failures > 0) {
+            queue.spare();
+        }
+        if queue.paused.take().is_some() || failing {
             queue.streak = 0;
         }
     }

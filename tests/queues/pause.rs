@@ -295,3 +295,88 @@ fn a_salvaged_queue_is_paused_as_it_was() {
     millpond::testing::salvage(&disk, &saved).unwrap();
     assert_eq!((paused(&saved), saved.stats().messages), (Some(Paused::ByCall), 3));
 }
+
+/// A queue with a lease of a second that pauses itself after `limit` failures and gives up after `most`, with messages 0
+/// and 1, and its dead letter queue.
+fn in_an_outage(store: &Store, limit: u32, most: u32) -> (Queue, Queue) {
+    let dead = store.queue("dead").unwrap();
+    let options = QueueOptions::new().pause_after_failures(limit).max_attempts(Some(most));
+    let options = options.lease(Some(ms(1000))).backoff(Backoff::Fixed(ms(0)));
+    let queue = store.declare("q", options.dead_letter("dead")).unwrap();
+    insert(&queue, 0..2);
+    (queue, dead)
+}
+
+#[test]
+fn what_loses_its_lease_while_its_queue_is_paused_by_failures_has_one_more_attempt() {
+    for noticed in [false, true] {
+        for kill in [false, true] {
+            let (mut disk, clock) = (Disk::new(), Clock::new());
+            let mut store = options().open_simulated(&disk, &clock).unwrap();
+            let (mut queue, mut dead) = in_an_outage(&store, 1, 1);
+            let held = queue.get_batch(2, ms(0)).unwrap();
+            let mut held = held.into_iter();
+            held.next().unwrap().fail("the other end is down").unwrap();
+            assert_eq!(paused(&store), Some(Paused::ByFailures(1)));
+            std::mem::forget(held);
+            clock.advance(ms(2000));
+            if noticed {
+                assert_eq!(queue.stats().unwrap().in_flight, 0);
+            }
+            if kill {
+                disk = disk.kill();
+                store = options().open_simulated(&disk, &clock).unwrap();
+                (queue, dead) = (store.queue("q").unwrap(), store.queue("dead").unwrap());
+            }
+            queue.resume().unwrap();
+            assert_eq!(ready(&queue), [0, 1], "noticed {noticed}, kill {kill}");
+            assert_eq!(dead.stats().unwrap().ready, 0);
+        }
+    }
+}
+
+#[test]
+fn an_outage_in_which_somebody_pauses_or_resumes_the_queue_gives_nothing_up() {
+    for pauses in [false, true] {
+        let clock = Clock::new();
+        let store = options().open_simulated(&Disk::new(), &clock).unwrap();
+        let (queue, dead) = in_an_outage(&store, 3, 3);
+        for _ in 0..2 {
+            queue.get().unwrap().fail("the other end is down").unwrap();
+        }
+        std::mem::forget(queue.get().unwrap());
+        if pauses {
+            queue.pause().unwrap();
+        }
+        clock.advance(ms(2000));
+        // The third failure is noticed, and nothing paused for it yet.
+        assert_eq!(queue.stats().unwrap().in_flight, 0);
+        queue.resume().unwrap();
+        assert_eq!(paused(&store), None);
+        assert_eq!(ready(&queue), [0, 1]);
+        assert_eq!((paused(&store), dead.stats().unwrap().ready), (None, 0));
+    }
+}
+
+#[test]
+fn a_pause_that_a_queue_makes_by_itself_survives_a_power_cut_under_sync() {
+    let options = options().durability(Durability::Sync).delete_durability(Durability::Sync);
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = options.open_simulated(&disk, &clock).unwrap();
+    let guard = QueueOptions::new().pause_after_failures(1).lease(Some(ms(10_000)));
+    let queue = store.declare("q", guard).unwrap();
+    queue.insert("x").unwrap();
+    std::mem::forget(queue.get().unwrap());
+    clock.advance(ms(5000));
+    // What the get has recorded is synced.
+    settle(&store);
+    clock.advance(ms(5000));
+    assert!(queue.try_get().unwrap().is_none());
+    assert_eq!(paused(&store), Some(Paused::ByFailures(1)));
+    clock.advance(ms(1000));
+    settle(&store);
+    for seed in 0..20 {
+        let after = options.open_simulated(&disk.power_cut(seed), &clock).unwrap();
+        assert_eq!(paused(&after), Some(Paused::ByFailures(1)));
+    }
+}
