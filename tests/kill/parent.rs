@@ -172,8 +172,10 @@ fn settle(store: &Store, copy: &Path) -> Result<u64, String> {
     let until = Instant::now() + SETTLE_MAX;
     loop {
         let stats = store.stats();
-        // Cursors, and what is held back for them, follow the deduplication keys that are known.
-        let state = 6 * cursor_bytes(copy);
+        // Two cursors follow the deduplication keys that are known, and three times one is held back, those keys included
+        // that two segments may bring; a message takes at least twice what its key does.
+        let cursor = cursor_bytes(copy);
+        let state = 2 * cursor + 3 * (cursor + load::SEGMENT_BYTES_MAX);
         let bound = 2 * stats.live_bytes + state + 4 * load::SEGMENT_BYTES_MAX;
         if stats.bytes_on_disk <= bound {
             return Ok(stats.bytes_on_disk);
