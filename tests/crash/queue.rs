@@ -148,7 +148,8 @@ impl Queue {
     pub fn probe_keys(&mut self, wall: u64) -> Vec<Option<u64>> {
         let probe = |key| {
             let known = self.known(key, wall);
-            if known.is_none() {
+            // Where nothing can make room, none is inserted.
+            if known.is_none() && self.make_room(1).is_ok() {
                 self.note_key(key, UNKNOWN_ID, wall);
             }
             known
