@@ -149,7 +149,10 @@ impl Queue {
         let probe = |key| {
             let known = self.known(key, wall);
             // Where nothing can make room, none is inserted.
-            if known.is_none() && self.make_room(1).is_ok() {
+            if known.is_none()
+                && let Ok(victims) = self.make_room(1)
+            {
+                self.messages.retain(|id, _| !victims.contains(id));
                 self.note_key(key, UNKNOWN_ID, wall);
             }
             known
