@@ -145,27 +145,17 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::super::choose::Detour;
-    use super::*;
-    use crate::clock::{Clock, TimeSource};
+    use super::super::fixture;
+    use crate::clock::Clock;
     use crate::engine::take::Few;
     use crate::message::Message;
-    use crate::options::{Durability, Settings};
-    use crate::random::Entropy;
+    use crate::options::Durability;
     use crate::storage::sim::Disk;
     use crate::store::Store;
     use std::time::Duration;
 
     fn open(disk: &Disk, clock: &Clock) -> Store {
-        let settings = Settings {
-            durability: Durability::Process,
-            delete_durability: Durability::Process,
-            segment_bytes: 64 << 10,
-            background: false,
-            ..Settings::default()
-        };
-        let time = TimeSource::Manual(clock.clone());
-        let entropy = Entropy::Sequence(Arc::default());
-        Store::start(Arc::new(disk.clone()), settings, time, entropy).unwrap()
+        fixture::open(disk, clock, Durability::Process)
     }
 
     /// Whoever looks does it without the lock: what it sees may be deleted by then, and rewritten away.

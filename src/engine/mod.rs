@@ -15,6 +15,9 @@ mod compact;
 mod dead_letter;
 mod dedup;
 mod expire;
+#[cfg(not(any(loom, shuttle)))]
+#[cfg(test)]
+mod fixture;
 mod groups;
 mod insert;
 mod lane;

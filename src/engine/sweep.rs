@@ -219,30 +219,17 @@ fn expiry_at(segment: &Segment, data: &Mapping, offset: u32, now: Now) -> Option
 #[cfg(not(any(loom, shuttle)))]
 #[cfg(test)]
 mod tests {
+    use super::super::fixture::open;
     use super::*;
-    use crate::clock::{Clock, TimeSource};
+    use crate::clock::Clock;
     use crate::message::Message;
-    use crate::options::{Durability, Settings};
-    use crate::random::Entropy;
+    use crate::options::Durability;
     use crate::storage::sim::Disk;
-    use crate::store::Store;
 
-    #[test]
-    fn sweeps_rest_nineteen_times_as_long_as_they_took() {
-        const SECOND: Duration = Duration::from_secs(1);
-        let (disk, clock) = (Disk::new(), Clock::new());
-        let durability = Durability::Process;
-        let settings = Settings { durability, background: false, ..Settings::default() };
-        let time = TimeSource::Manual(clock.clone());
-        let entropy = Entropy::Sequence(Arc::default());
-        let store = Store::start(Arc::new(disk), settings, time, entropy).unwrap();
-        let queue = store.queue("q").unwrap();
-        let engine = store.engine();
-        let next_sweep = || engine.next_sweep(&mut engine.maintenance.lock());
-        queue.insert(Message::new("first").ttl(SECOND)).unwrap();
-        queue.insert(Message::new("second").ttl(3 * SECOND)).unwrap();
-        clock.advance(SECOND);
-        let mut sweep = next_sweep().expect("the first is due");
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// To its end; it rests for 19 seconds.
+    fn sweep_for_a_second(engine: &Engine, mut sweep: Sweep) {
         sweep.took = SECOND;
         engine.sweep(sweep);
         loop {
@@ -250,6 +237,19 @@ mod tests {
             let Some(sweep) = more else { break };
             engine.sweep(sweep);
         }
+    }
+
+    #[test]
+    fn sweeps_rest_nineteen_times_as_long_as_they_took() {
+        let clock = Clock::new();
+        let store = open(&Disk::new(), &clock, Durability::Process);
+        let queue = store.queue("q").unwrap();
+        let engine = store.engine();
+        let next_sweep = || engine.next_sweep(&mut engine.maintenance.lock());
+        queue.insert(Message::new("first").ttl(SECOND)).unwrap();
+        queue.insert(Message::new("second").ttl(3 * SECOND)).unwrap();
+        clock.advance(SECOND);
+        sweep_for_a_second(engine, next_sweep().expect("the first is due"));
         assert_eq!(store.stats().messages, 1);
         clock.advance(18 * SECOND);
         assert!(next_sweep().is_none(), "the second is due, and has to wait");
@@ -261,17 +261,8 @@ mod tests {
     /// Though the first one has something for each of them.
     #[test]
     fn all_segments_have_their_sweeps() {
-        const SECOND: Duration = Duration::from_secs(1);
         let clock = Clock::new();
-        let settings = Settings {
-            durability: Durability::Process,
-            background: false,
-            segment_bytes: 64 << 10,
-            ..Settings::default()
-        };
-        let time = TimeSource::Manual(clock.clone());
-        let entropy = Entropy::Sequence(Arc::default());
-        let store = Store::start(Arc::new(Disk::new()), settings, time, entropy).unwrap();
+        let store = open(&Disk::new(), &clock, Durability::Process);
         let (a, b) = (store.queue("a").unwrap(), store.queue("b").unwrap());
         for n in 1..=360 {
             a.insert(Message::new("x").ttl(10 * n * SECOND)).unwrap();
@@ -283,14 +274,8 @@ mod tests {
         for _ in 0..60 {
             clock.advance(20 * SECOND);
             let next = engine.next_sweep(&mut engine.maintenance.lock());
-            let Some(mut sweep) = next else { continue };
-            // And rests for 19.
-            sweep.took = SECOND;
-            engine.sweep(sweep);
-            loop {
-                let more = engine.maintenance.lock().sweep.take();
-                let Some(sweep) = more else { break };
-                engine.sweep(sweep);
+            if let Some(sweep) = next {
+                sweep_for_a_second(engine, sweep);
             }
         }
         assert_eq!(b.stats().unwrap().ready, 0);

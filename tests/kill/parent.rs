@@ -173,7 +173,7 @@ fn settle(store: &Store, copy: &Path) -> Result<u64, String> {
     loop {
         let stats = store.stats();
         // Two cursors follow the deduplication keys that are known, and three times one is held back, those keys included
-        // that two segments may bring; a message takes at least twice what its key does.
+        // that two segments may bring; with keys as short as these a message takes at least twice what its key does.
         let cursor = cursor_bytes(copy);
         let state = 2 * cursor + 3 * (cursor + load::SEGMENT_BYTES_MAX);
         let bound = 2 * stats.live_bytes + state + 4 * load::SEGMENT_BYTES_MAX;

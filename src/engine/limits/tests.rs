@@ -2,27 +2,18 @@
 
 use std::time::Duration;
 
+use super::super::fixture;
 use super::*;
-use crate::clock::{Clock, TimeSource};
+use crate::clock::Clock;
 use crate::format::record::insert::InsertHead;
 use crate::message::Message;
-use crate::options::{Durability, Settings};
+use crate::options::Durability;
 use crate::queue::Queue;
-use crate::random::Entropy;
 use crate::storage::sim::Disk;
 use crate::store::Store;
 
 fn open(disk: &Disk, durability: Durability) -> Store {
-    let settings = Settings {
-        durability,
-        delete_durability: Durability::Process,
-        segment_bytes: 64 << 10,
-        background: false,
-        ..Settings::default()
-    };
-    let time = TimeSource::Manual(Clock::new());
-    let entropy = Entropy::Sequence(Arc::default());
-    Store::start(Arc::new(disk.clone()), settings, time, entropy).unwrap()
+    fixture::open(disk, &Clock::new(), durability)
 }
 
 fn drops() -> QueueOptions {
