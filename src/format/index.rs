@@ -13,6 +13,7 @@
 use super::bytes::{Reader, put_u16, put_u32, put_u64};
 use super::checksum::crc32;
 use super::frame::FRAME_ALIGNMENT;
+use super::record::insert::decode_priority;
 use crate::planted::{Bug, planted};
 
 const MAGIC: [u8; 8] = *b"MPONDIDX";
@@ -207,7 +208,7 @@ fn decode_lanes(reader: &mut Reader<'_>, lane_count: usize) -> Option<Vec<LaneRa
 /// The lane whose slots begin at `at`.
 fn decode_lane(reader: &mut Reader<'_>, at: usize) -> Option<LaneRange> {
     let queue = reader.u32().ok()?;
-    let lane = Lane { queue, priority: reader.u8().ok()? };
+    let lane = Lane { queue, priority: decode_priority(reader).ok()? };
     let form = Form::from_byte(reader.u8().ok()?)?;
     let reserved = reader.u16().ok()?;
     let count = reader.u32().ok()?;

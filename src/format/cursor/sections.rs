@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use crate::format::IDS_END;
 use crate::format::bytes::{Malformed, Reader, put_bytes, put_u32, put_u48, put_u64, put_varint};
 use crate::format::position::Position;
-use crate::format::record::insert::PRIORITIES;
+use crate::format::record::insert::decode_priority;
 use crate::format::record::settle::Place;
 
 use super::pages::{PAGE_COUNT_MAX, PageForm};
@@ -325,16 +325,10 @@ fn decode_id(reader: &mut Reader<'_>) -> Result<u64, Malformed> {
     Ok(id)
 }
 
-fn decode_priority(reader: &mut Reader<'_>) -> Result<u8, Malformed> {
-    match reader.u8()? {
-        priority if priority < PRIORITIES => Ok(priority),
-        _ => Err(reader.malformed("priority out of range")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::record::insert::PRIORITIES;
 
     fn what<T>(decoded: Result<T, Malformed>) -> Option<&'static str> {
         decoded.err().map(|malformed| malformed.what)

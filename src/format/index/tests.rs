@@ -5,6 +5,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
+use crate::format::record::insert::PRIORITIES;
 use crate::format::strategies::index_lanes;
 
 const NUMBER: u32 = 9;
@@ -269,6 +270,7 @@ fn a_table_of_lanes_that_no_writer_makes_is_refused() {
         (second + 8, 0),
         (second, 0), // out of order
         (second + 4, 0),
+        (second + 4, PRIORITIES),
     ] {
         let mut bytes = sample();
         assert_ne!(bytes[at], byte, "byte {at} is changed");

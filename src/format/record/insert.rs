@@ -268,9 +268,13 @@ fn decode_targets<'a>(info: u16, reader: &mut Reader<'a>) -> Result<Targets<'a>,
 }
 
 fn decode_target(reader: &mut Reader<'_>) -> Result<Target, Malformed> {
-    let target = Target { queue: reader.varint_u32()?, priority: reader.u8()? };
-    if target.priority >= PRIORITIES {
-        return Err(reader.malformed("priority out of range"));
+    Ok(Target { queue: reader.varint_u32()?, priority: decode_priority(reader)? })
+}
+
+/// A priority in a byte of its own.
+pub(crate) fn decode_priority(reader: &mut Reader<'_>) -> Result<u8, Malformed> {
+    match reader.u8()? {
+        priority if priority < PRIORITIES => Ok(priority),
+        _ => Err(reader.malformed("priority out of range")),
     }
-    Ok(target)
 }
