@@ -58,6 +58,8 @@ pub(crate) enum Bug {
     ReadAheadDelivered,
     /// A queue counts as empty though the log has just gone on behind a message of it.
     SealedNotCounted,
+    /// What becomes of a delayed message is noted in the segment before its own, if the log has just gone on.
+    DelayedMisplaced,
     /// After an open nobody asks who holds a group.
     HoldersForgotten,
     /// A cursor says of a lane that it has come past messages that only wait for their groups.

@@ -1,7 +1,7 @@
 //! Every bug that was found and fixed, as a named case.
 
 use millpond::testing::{Clock, Disk, step};
-use millpond::{Backoff, Durability, Queue, QueueOptions, State, Store, StoreOptions};
+use millpond::{Backoff, Durability, Message, Queue, QueueOptions, State, Store, StoreOptions};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -552,4 +552,27 @@ fn a_lease_that_was_extended_after_it_ran_out_counts_as_redelivered() {
     store.close().unwrap();
     let store = proc_opts().open_simulated(&disk, &clock).unwrap();
     assert_eq!(store.recovery().redelivered, 0);
+}
+
+/// What became of a delayed message was noted in the segment before its own, if the log had gone on with its very insert.
+#[test]
+fn a_delayed_message_that_begins_a_segment_stays_purged() {
+    for key in [None, Some(b"key")] {
+        let (disk, clock) = (Disk::new(), Clock::new());
+        let store = opts().open_simulated(&disk, &clock).unwrap();
+        let options = QueueOptions::default().dedup_window(Duration::from_secs(60), 10);
+        let queue = store.declare("q", options).unwrap();
+        let mut delayed = Message::new(vec![0; 40_000]).delay(Duration::from_secs(1));
+        if let Some(key) = key {
+            delayed = delayed.dedup_key(&key[..]);
+        }
+        queue.insert(vec![1; 40_000]).unwrap();
+        queue.insert(delayed).unwrap();
+        assert_eq!(disk.file_names().iter().filter(|name| name.ends_with(".seg")).count(), 2);
+        assert_eq!(queue.purge(State::Delayed).unwrap(), 1);
+        store.close().unwrap();
+        clock.advance(Duration::from_secs(2));
+        let store = opts().open_simulated(&disk, &clock).unwrap();
+        assert_eq!(drain(&store.queue("q").unwrap()), [vec![1; 40_000]]);
+    }
 }

@@ -102,12 +102,14 @@ impl Engine {
             let entry = queue_mut(&mut state, queue)?;
             entry.note_usage(&run);
             for (&n, id) in new.iter().zip(appended.first_id..) {
-                entry.delay(id, messages[n].priority, times[n].due);
                 if let Some(key) = messages[n].key {
                     entry.window.add(SeenKey { key: key.into(), id, time_ms });
                 }
             }
-            entry.set_timer(now);
+            for (&n, id) in new.iter().zip(appended.first_id..) {
+                self.delay(&mut state, queue, id, messages[n].priority, times[n].due);
+            }
+            queue_mut(&mut state, queue)?.set_timer(now);
             let (ids, end) = (ids(&places, appended.first_id), appended.end);
             return Ok(Keyed { ids, appended: Some(appended), end });
         }

@@ -8,6 +8,8 @@ use super::checkpoint::IDS_RESERVED;
 use super::limits::{Need, Victims};
 use super::queue_shared::Traits;
 use super::scratch::with_scratch;
+use super::state::State;
+use super::take::queue_mut;
 use super::{Engine, QueueShared};
 use crate::clock::{Now, millis};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,6 +18,7 @@ use crate::format::record::insert::InsertHead;
 use crate::format::record::settle::encode_delete;
 use crate::log::{Appended, Draft, Lane, Purpose, Refused, frames_capacity};
 use crate::options::Durability;
+use crate::planted::{Bug, planted};
 
 /// What the log has room for, in milliseconds since the epoch.
 const TIME_MAX_MS: u64 = (1 << 48) - 1;
@@ -274,7 +277,7 @@ impl Engine {
     fn begin_to_look_for(&self, queue: &QueueShared, traits: Traits) -> Result<()> {
         let mut state = self.lock_state();
         let next_id = self.log.tail().next_id();
-        super::take::queue_mut(&mut state, queue)?.add_lane(traits.priority, next_id);
+        queue_mut(&mut state, queue)?.add_lane(traits.priority, next_id);
         queue.look_for(traits);
         Ok(())
     }
@@ -320,18 +323,38 @@ impl Engine {
             let refused = match self.append_with_victims(queue, run, &victims, sync_by) {
                 Ok(appended) => {
                     self.forget_victims(&mut state, queue, &victims);
-                    let entry = super::take::queue_mut(&mut state, queue)?;
-                    entry.note_usage(run);
+                    queue_mut(&mut state, queue)?.note_usage(run);
                     for ((draft, times), id) in run.iter().zip(times).zip(appended.first_id..) {
-                        entry.delay(id, draft.lanes[0].priority, times.due);
+                        self.delay(&mut state, queue, id, draft.lanes[0].priority, times.due);
                     }
-                    entry.set_timer(self.now());
+                    queue_mut(&mut state, queue)?.set_timer(self.now());
                     return Ok(appended);
                 }
                 Err(refused) => refused,
             };
             drop(state);
             self.make_room(refused, Purpose::Insert)?;
+        }
+    }
+
+    /// A message that was just inserted is due later, if it is: it is touched from the first.
+    ///
+    /// Ensures: the state knows the segment of each touched message, so that what becomes of it is noted there. The log may
+    /// have gone on in another one with this very insert.
+    pub(super) fn delay(
+        &self,
+        state: &mut State,
+        queue: &QueueShared,
+        id: u64,
+        priority: u8,
+        due: Option<u64>,
+    ) {
+        let Some(due) = due else { return };
+        if !planted(Bug::DelayedMisplaced) {
+            state.absorb(&mut self.log.tail());
+        }
+        if let Some(entry) = state.queues.get_mut(&queue.id) {
+            entry.delay(id, priority, due);
         }
     }
 

@@ -92,12 +92,10 @@ impl QueueEntry {
         self.options = options;
     }
 
-    /// A message that was just inserted is due later, if it is: it is touched from the first.
-    pub fn delay(&mut self, id: u64, priority: u8, due: Option<u64>) {
-        if let Some(due) = due {
-            let entry = Entry { fresh: true, ..Entry::delayed(priority, 0, due) };
-            self.touched.put(id, entry);
-        }
+    /// A message that was inserted is due later: it is touched from the first.
+    pub fn delay(&mut self, id: u64, priority: u8, due: u64) {
+        let entry = Entry { fresh: true, ..Entry::delayed(priority, 0, due) };
+        self.touched.put(id, entry);
     }
 
     /// Makes sure that messages of this priority are looked for, from `first_id` on.

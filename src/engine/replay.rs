@@ -273,7 +273,9 @@ impl Replay {
                 entry.add_lane(priority, first_id);
                 entry.shared.look_for(traits(head, priority));
                 // What became of it since is in the records that follow.
-                entry.delay(id, priority, head.not_before.filter(|_| !is_deleted));
+                if let Some(due) = head.not_before.filter(|_| !is_deleted) {
+                    entry.delay(id, priority, due);
+                }
                 if let Some(key) = key {
                     entry.window.add(SeenKey { key: key.clone(), id, time_ms: head.time_ms });
                 }

@@ -316,7 +316,7 @@ impl Salvage<'_> {
                 Ok(appended) => {
                     let entry = queue_mut(&mut state, queue)?;
                     entry.note_usage(&[draft]);
-                    entry.delay(appended.first_id, priority, head.not_before);
+                    self.to.delay(&mut state, queue, appended.first_id, priority, head.not_before);
                     drop(state);
                     queue.note_append(priority);
                     self.to.after_append(&appended);

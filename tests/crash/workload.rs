@@ -224,7 +224,7 @@ impl<'a> Workload<'a> {
         self.is_watched = true;
         let (base, power_cuts) = (self.coverage.storage_operations, self.plan.power_cuts);
         let seed =
-            move |operation: u64, n| if n < 2 { n } else { mix((base + operation) << 4 | n) };
+            move |operation: u64, n| if n < 2 { n } else { mix((base + operation) << 8 | n) };
         self.crash_after(move |operation| {
             let power_cuts = (0..power_cuts).map(move |n| Cut::PowerCut(seed(operation, n)));
             power_cuts.chain([Cut::Kill])
@@ -369,5 +369,12 @@ impl<'a> Workload<'a> {
         let gone = self.files.difference(&names).filter(|name| name.ends_with(".seg"));
         self.coverage.removed_segments += gone.count();
         self.files = names;
+    }
+}
+
+impl Drop for Workload<'_> {
+    fn drop(&mut self) {
+        // Nobody asks for the crashes of what the store does when it is dropped.
+        self.crashes = None;
     }
 }
