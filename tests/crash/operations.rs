@@ -606,7 +606,7 @@ impl Workload<'_> {
             self.forget(queue, id);
             self.note();
         }
-        Ok(self.deletes_are_synced() && expected > 0)
+        Ok(self.deletes_are_synced() && purged > 0)
     }
 }
 

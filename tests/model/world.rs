@@ -129,9 +129,9 @@ impl World {
         self.new_id(name, seq, id);
     }
 
-    pub fn insert_delayed(&mut self, name: &'static str, priority: u8, delay: u64) {
+    pub fn insert_delayed(&mut self, name: &'static str, bytes: usize, priority: u8, delay: u64) {
         let queue = self.queue(name);
-        let payload = self.payload(20);
+        let payload = self.payload(bytes);
         let message = Message::new(&payload).priority(priority);
         let message = if delay.is_multiple_of(2) {
             message.delay(ms(delay))
@@ -558,13 +558,18 @@ impl World {
         assert!(recovery.renamed_queues.is_empty());
     }
 
-    /// Everything that can be seen without changing anything.
-    pub fn compare(&mut self) {
+    /// What becomes visible by itself is so on both sides.
+    pub fn catch_up(&mut self) {
         if self.sync {
             // Under `Sync`, what was moved to another queue can be got once it is durable.
             self.store.sync().unwrap();
         }
         self.model.observe();
+    }
+
+    /// Everything that can be seen without changing anything.
+    pub fn compare(&mut self) {
+        self.catch_up();
         let names: Vec<&str> = self.model.queues.keys().copied().collect();
         assert_eq!(self.store.queue_names(), names);
         let (mut all, mut all_gone) = (0, 0);
