@@ -46,6 +46,11 @@ impl Content {
         }
     }
 
+    /// With the number of those that are delayed.
+    pub fn delayed(self) -> Content {
+        Content { header: Some(8), ..self }
+    }
+
     /// How long the message lives.
     pub fn ttl_ms(&self) -> Option<u64> {
         self.header.is_some_and(|number| number < 0).then_some(1500)

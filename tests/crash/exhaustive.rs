@@ -17,10 +17,10 @@ use super::run::{self, Job, Plan};
 use super::workload::{Outcome, Random, Workload};
 
 /// What workloads are made of. The large insert makes the log roll.
-const OPERATIONS: [Operation; 26] = [
+const OPERATIONS: [Operation; 27] = [
     InsertOf("a", 100),
     InsertOf("t", 100),
-    InsertOf("a", 60_000),
+    InsertDelayed("b", 60_000),
     InsertBatch("b"),
     InsertKey("a", 1),
     Get("a", 1),
@@ -33,6 +33,7 @@ const OPERATIONS: [Operation; 26] = [
     Bury,
     Purge("a", State::Ready),
     Purge("a", State::Buried),
+    Purge("b", State::Delayed),
     Kick("a", 9),
     Pause("a"),
     Redeclare,

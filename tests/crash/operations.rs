@@ -20,6 +20,8 @@ pub enum Operation {
     Insert(&'static str),
     /// Of this many bytes.
     InsertOf(&'static str, usize),
+    /// Of this many bytes, to be ready later.
+    InsertDelayed(&'static str, usize),
     InsertBatch(&'static str),
     /// With this deduplication key.
     InsertKey(&'static str, u8),
@@ -128,6 +130,9 @@ impl Workload<'_> {
                 self.operate("insert", |run| run.insert(queue, len))
             }
             InsertOf(queue, len) => self.operate("insert", |run| run.insert(queue, len)),
+            InsertDelayed(queue, len) => {
+                self.operate("insert", |run| run.insert_delayed(queue, len))
+            }
             InsertBatch(queue) => self.operate("insert_batch", |run| run.insert_batch(queue)),
             InsertKey(queue, key) => self.operate("insert", |run| run.insert_keys(queue, &[key])),
             InsertKeys(queue) => {
@@ -216,8 +221,22 @@ impl Workload<'_> {
         let tag = self.highest_id + 1;
         let payload = payload(tag, len);
         let content = Content::to_insert(queue, tag, &payload);
+        self.insert_as(queue, content, &payload)
+    }
+
+    fn insert_delayed(&mut self, queue: &'static str, len: usize) -> Outcome<Durable> {
+        let payload = payload(self.highest_id + 1, len);
+        self.insert_as(queue, Content::of(&payload).delayed(), &payload)
+    }
+
+    fn insert_as(
+        &mut self,
+        queue: &'static str,
+        content: Content,
+        payload: &[u8],
+    ) -> Outcome<Durable> {
         let room = self.make_room(queue, 1);
-        let inserted = self.queue(queue)?.insert(content.message(&payload));
+        let inserted = self.queue(queue)?.insert(content.message(payload));
         let Some(id) = admitted(inserted, &room)? else { return Ok(false) };
         let id = id.as_u64();
         self.check_ids(id, 1)?;
