@@ -193,8 +193,8 @@ impl Store {
         self.close_timeout(Duration::ZERO).map(|_| ())
     }
 
-    /// As [`close`](Store::close), but gives consumers up to `wait` to settle what they hold. Gets end at once; inserts
-    /// and settling go on until then.
+    /// As [`close`](Store::close), but gives consumers up to `wait` to settle what they hold, or until their leases have run
+    /// out. Gets end at once; inserts and settling go on until then.
     pub fn close_timeout(&self, wait: Duration) -> Result<Closed> {
         self.engine().close(wait)
     }

@@ -48,6 +48,18 @@ fn a_close_ends_when_what_was_in_flight_is_purged() {
 }
 
 #[test]
+fn a_close_ends_when_the_leases_of_what_was_in_flight_have_run_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let options = QueueOptions::default().lease(Some(Duration::from_millis(20)));
+    let queue = store.declare("q", options).unwrap();
+    queue.insert("x").unwrap();
+    let _held = queue.get().unwrap();
+    let closed = store.close_timeout(Duration::from_secs(3600)).unwrap();
+    assert_eq!((closed.settled, closed.released), (1, 0));
+}
+
+#[test]
 fn an_insert_that_returns_during_a_close_is_not_lost() {
     let disk = Disk::new();
     let clock = Clock::new();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::compact::COPY_NAME;
+use super::queue_entry::QueueEntry;
 use super::{Engine, open, poisoned};
 use crate::clock::real_now;
 use crate::dispatch::{Entry, Place};
@@ -23,7 +24,7 @@ const RESERVED_AT_REST_MAX: u64 = 1 << 20;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Closed {
-    /// Messages that were in flight when the close began and were settled in time.
+    /// Messages that were in flight when the close began and were settled in time, or whose lease ran out.
     pub settled: u64,
     /// Messages that were still in flight at its end; given back, the attempt not counted.
     pub released: u64,
@@ -116,19 +117,29 @@ impl Engine {
         }
     }
 
-    /// Waits until nothing is in flight, or for `wait`; returns how much was in flight at first.
+    /// Waits until nothing is in flight, since it was settled or its lease is over, or for `wait`; returns how much was in
+    /// flight at first.
     fn wait_for_flight(&self, wait: Duration) -> u64 {
         let until = real_now().checked_add(wait);
         let mut state = self.lock_state();
         let mut first = None;
         loop {
-            let in_flight: u64 = state.queues.values().map(|q| q.touched.in_flight()).sum();
-            let began_with = *first.get_or_insert(in_flight);
-            let left = match until {
+            let now = self.now();
+            let mut left = match until {
                 Some(until) => until.saturating_duration_since(real_now()),
                 None => Duration::from_secs(3600),
             };
-            if in_flight == 0 || left.is_zero() || self.log.is_poisoned() {
+            let is_over = left.is_zero();
+            let mut in_flight = 0;
+            for QueueEntry { touched, .. } in state.queues.values_mut() {
+                touched.advance(now.mono, now.wall_ms);
+                in_flight += touched.in_flight();
+                if let Some(end) = touched.next_deadline() {
+                    left = left.min(end.saturating_duration_since(now.mono));
+                }
+            }
+            let began_with = *first.get_or_insert(in_flight);
+            if in_flight == 0 || is_over || self.log.is_poisoned() {
                 return began_with;
             }
             state = self.settled.wait_for(state, left);

@@ -260,7 +260,7 @@ impl State {
         let segment = &self.segments[at].segment;
         let Ok(delta) = u32::try_from(id - segment.first_id) else { return Located::Gone };
         let offset = if segment.is_sealed() {
-            // It may lie in a segment that is not in the list yet: one that was delayed is touched by its insert.
+            // It may lie in a segment that is not in the list yet: somebody may have been told this id a moment ago.
             if at + 1 == self.segments.len() && !is_last(segment, log) {
                 return Located::Rolled;
             }
