@@ -115,11 +115,12 @@ impl AckSet {
 
     pub fn from_section(section: &AckedSection) -> AckSet {
         let mut set = AckSet::default();
+        // A few bytes may name the last page of all: the table takes what it must, and no more.
+        let pages = section.pages.last().map_or(0, |(at, _)| *at as usize + 1);
+        set.pages.reserve_exact(pages);
+        set.pages.resize(pages, Page::Empty);
         for (at, form) in &section.pages {
             let at = *at as usize;
-            if set.pages.len() <= at {
-                set.pages.resize(at + 1, Page::Empty);
-            }
             set.count += u64::from(form.count());
             set.pages[at] = match form {
                 PageForm::Full => Page::Full,

@@ -12,6 +12,7 @@ pub(crate) mod window;
 use super::IDS_END;
 use super::bytes::{Malformed, Reader, put_u16, put_u32, put_u64};
 use super::checksum::crc32;
+use super::header::FRAMES_START;
 use super::position::Position;
 use sections::{
     AckedSection, DamageSection, EntriesSection, Entry, PausedSection, QueueSection, Section,
@@ -202,6 +203,7 @@ fn decode_covered(covered: &[u8]) -> Result<CursorFound, Malformed> {
         return Err(reader.malformed("id out of range"));
     }
     let mut sections = Vec::new();
+    let mut last_segment = 0;
     loop {
         let tag = reader.u16()?;
         let flags = reader.u16()?;
@@ -219,11 +221,35 @@ fn decode_covered(covered: &[u8]) -> Result<CursorFound, Malformed> {
             return Ok(CursorFound::Cursor { header, sections });
         }
         match decode_section(tag, data) {
+            Ok(Some(Section::Segment(segment))) => {
+                check_segment(&segment, last_segment, header.position)
+                    .map_err(|what| Malformed { what, at: start })?;
+                last_segment = segment.number;
+                sections.push(Section::Segment(segment));
+            }
             Ok(Some(section)) => sections.push(section),
             Ok(None) if flags & SECTION_FLAG_OPTIONAL != 0 => {}
             Ok(None) => return Ok(CursorFound::Newer { version }),
             Err(malformed) => return Err(Malformed { at: start + malformed.at, ..malformed }),
         }
+    }
+}
+
+/// Segments stand in the order of the log, which goes on in the one of the cursor's position: that one is active, if it
+/// is there, and none is behind it. Those before have frames.
+fn check_segment(
+    segment: &SegmentSection,
+    last: u32,
+    position: Position,
+) -> Result<(), &'static str> {
+    match segment.number {
+        number if number <= last => Err("segments out of order"),
+        number if number > position.segment() => Err("segment behind the position"),
+        number if segment.active != (number == position.segment()) => {
+            Err("another segment active than that of the position")
+        }
+        _ if !segment.active && segment.end <= FRAMES_START => Err("sealed segment without frames"),
+        _ => Ok(()),
     }
 }
 

@@ -95,7 +95,7 @@ pub(super) fn page_form() -> impl Strategy<Value = PageForm> {
     ]
 }
 
-pub(super) fn cursor_header() -> impl Strategy<Value = CursorHeader> {
+fn cursor_header() -> impl Strategy<Value = CursorHeader> {
     let fields = any::<(bool, [u8; 16], u64, u64, u64, u64)>();
     (fields, position(), position()).prop_map(
         |((clean, store, generation, id_ceiling, next_id, written_at), position, proof)| {
@@ -113,7 +113,26 @@ pub(super) fn cursor_header() -> impl Strategy<Value = CursorHeader> {
     )
 }
 
-pub(super) fn sections() -> impl Strategy<Value = Vec<Section>> {
+/// A cursor whose segments are those of a log that goes on at its position.
+pub(super) fn cursor() -> impl Strategy<Value = (CursorHeader, Vec<Section>)> {
+    (cursor_header(), sections()).prop_map(|(header, mut sections)| {
+        let (mut last, active) = (0, header.position.segment());
+        sections.retain_mut(|section| {
+            let Section::Segment(segment) = section else { return true };
+            if segment.active {
+                segment.number = active;
+            }
+            segment.active = segment.number == active;
+            segment.end = segment.end.max(FRAMES_START + 1);
+            let fits = segment.number > last && segment.number <= active;
+            last = if fits { segment.number } else { last };
+            fits
+        });
+        (header, sections)
+    })
+}
+
+fn sections() -> impl Strategy<Value = Vec<Section>> {
     let section = prop_oneof![
         segment_section().prop_map(Section::Segment),
         queue_section().prop_map(Section::Queue),

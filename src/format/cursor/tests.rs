@@ -7,7 +7,7 @@ use super::sections::LaneState;
 use super::window::SeenKey;
 use super::*;
 use crate::format::record::settle::Place;
-use crate::format::strategies::{cursor_header, sections};
+use crate::format::strategies::cursor;
 
 fn encode(header: &CursorHeader, sections: &[Section]) -> Vec<u8> {
     let mut encoder = CursorEncoder::new(header);
@@ -113,7 +113,7 @@ fn with_unknown_section(flags: u16) -> Vec<u8> {
 
 proptest! {
     #[test]
-    fn a_cursor_reads_back_as_written(header in cursor_header(), sections in sections()) {
+    fn a_cursor_reads_back_as_written((header, sections) in cursor()) {
         let file = encode(&header, &sections);
         prop_assert_eq!(decode(&file), CursorFound::Cursor { header, sections });
     }
@@ -267,4 +267,37 @@ fn many_entries_take_several_sections() {
         })
         .collect();
     assert_eq!(counts, [ENTRIES_PER_SECTION, 1]);
+}
+
+#[test]
+fn the_segments_of_a_cursor_lead_up_to_its_position() {
+    let segment = |number| SegmentSection {
+        file: number,
+        number,
+        salt: 1,
+        first_id: 1,
+        end: 4200,
+        active: number == 2,
+        messages: 0,
+        live_bytes: 0,
+        first_expiry: None,
+    };
+    let reason = |segments: &[SegmentSection]| {
+        let sections: Vec<_> = segments.iter().cloned().map(Section::Segment).collect();
+        match decode(&encode(&header(), &sections)) {
+            CursorFound::Bad { reason, .. } => Some(reason),
+            _ => None,
+        }
+    };
+    assert_eq!(reason(&[segment(1), segment(2)]), None);
+    assert_eq!(reason(&[segment(1)]), None, "the active one is missing");
+    assert_eq!(reason(&[segment(2), segment(1)]), Some("segments out of order"));
+    assert_eq!(reason(&[segment(1), segment(1)]), Some("segments out of order"));
+    assert_eq!(reason(&[segment(3)]), Some("segment behind the position"));
+    let other = Some("another segment active than that of the position");
+    assert_eq!(reason(&[SegmentSection { active: true, ..segment(1) }]), other);
+    assert_eq!(reason(&[SegmentSection { active: false, ..segment(2) }]), other);
+    let empty = |number| SegmentSection { end: 4096, ..segment(number) };
+    assert_eq!(reason(&[empty(1)]), Some("sealed segment without frames"));
+    assert_eq!(reason(&[empty(2)]), None);
 }
