@@ -40,6 +40,8 @@ pub(crate) enum Bug {
     FirstWordFirst,
     /// A batch that has lost its end counts.
     TornBatchKept,
+    /// The index of a segment stays there although a power cut has undone what it is about.
+    UndoneIndexKept,
     /// What lies behind the end of a recovered log stays there.
     LeftBehindTheEnd,
     /// Ids are given out again that no file remembers.

@@ -588,3 +588,52 @@ fn a_delayed_message_that_begins_a_segment_stays_purged() {
         assert_eq!(drain(&store.queue("q").unwrap()), [vec![1; 40_000]]);
     }
 }
+
+/// The index of a segment whose last messages a power cut had taken was believed again, as soon as the segment had come to
+/// end at the same place with others: they were never delivered.
+#[test]
+fn an_index_of_what_a_power_cut_has_undone_is_not_believed() {
+    const SEGMENT: &str = "0000000001.seg";
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = proc_opts().open_simulated(&disk, &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    let segments = |disk: &Disk| disk.file_names().iter().filter(|n| n.ends_with(".seg")).count();
+    let fill = |disk: &Disk, queue: &Queue, byte: u8| {
+        let before = segments(disk);
+        let mut count = 0;
+        while segments(disk) == before {
+            queue.insert(vec![byte; 1000]).unwrap();
+            count += 1;
+        }
+        count
+    };
+    let count = fill(&disk, &queue, 1);
+    steps(&store);
+    assert!(disk.file_names().iter().any(|name| name == "0000000001.idx"));
+
+    // Of what no sync has covered, the power cut keeps the index and half of the segment.
+    let left = disk.power_cut(1);
+    let mut bytes = left.read_file(SEGMENT).unwrap();
+    bytes[32 << 10..].fill(0);
+    left.write_file(SEGMENT, bytes);
+    for name in left.file_names() {
+        if name.starts_with("cursor.") || name == "0000000002.seg" {
+            left.remove_file(&name);
+        }
+    }
+    let store = proc_opts().open_simulated(&left, &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    let kept = queue.stats().unwrap().ready;
+    assert!((10..count).contains(&kept), "{kept} of {count}");
+    let more = fill(&left, &queue, 2);
+    assert_eq!(kept + more, count, "it ends where it did");
+    // Nobody has read it, and its index is not written, when the process dies behind a cursor.
+    let left = left.kill();
+    let store = proc_opts().open_simulated(&left, &clock).unwrap();
+    let left = left.kill();
+    drop(store);
+    let store = proc_opts().open_simulated(&left, &clock).unwrap();
+    assert_eq!(store.stats().damage, []);
+    assert_eq!(drain(&store.queue("q").unwrap()).len() as u64, count);
+    assert_eq!(store.stats().damage, []);
+}

@@ -11,8 +11,9 @@ use crate::error::{Error, Result};
 use crate::format::header::{FRAMES_START, Header};
 use crate::log::{
     Active, LaneIndex, LogSettings, MemoryIndex, Purpose, ROLL_RESERVE, Segment, file_bytes,
-    prepare_file, reuse_file, segment_name, sync_prepared,
+    index_name, prepare_file, reuse_file, segment_name, sync_prepared,
 };
+use crate::planted::{Bug, planted};
 use crate::storage::Space;
 
 impl Opening {
@@ -60,6 +61,7 @@ impl Opening {
         let Some((header, index)) = last else {
             return Ok((self.begin_segment(found, space, settings, next_number)?, strays));
         };
+        self.forget_index(header.number)?;
         let name = segment_name(header.number);
         let open = || {
             let file = self.storage.open(&name)?;
@@ -95,6 +97,20 @@ impl Opening {
                 let _ = self.storage.open(&name).and_then(|file| file.set_len(end));
             }
         }
+    }
+
+    /// Removes the index of a segment that the log goes on in: it is of a state that a power cut has undone, and would be
+    /// believed as soon as the segment came to end at the same place again. So that is durable before anything is appended.
+    /// Crash windows: the index is there or not, and the log ends where it did.
+    fn forget_index(&self, number: u32) -> Result<()> {
+        let name = index_name(number);
+        if planted(Bug::UndoneIndexKept) || !self.files.iter().any(|(file, _)| *file == name) {
+            return Ok(());
+        }
+        let removed = self.storage.remove(&name).and_then(|()| self.storage.sync_dir());
+        removed.map_err(|error| {
+            Error::io("cannot remove an outdated index", error).file(self.storage.path(&name))
+        })
     }
 
     fn begin_segment(
