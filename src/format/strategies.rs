@@ -12,8 +12,8 @@ use super::checksum::crc32;
 use super::cursor::CursorHeader;
 use super::cursor::pages::{PAGE_WORDS, PageForm};
 use super::cursor::sections::{
-    AckedSection, DamageSection, EntriesSection, Entry, LaneState, PausedSection, QueueSection,
-    Section, SegmentSection,
+    AckedSection, DamageSection, EntriesSection, Entry, LIVE_END, LaneState, PausedSection,
+    QueueSection, Section, SegmentSection,
 };
 use super::cursor::window::{DEDUP_KEY_BYTES_MAX, SeenKey, WindowSection};
 use super::frame::Envelope;
@@ -148,7 +148,7 @@ fn sections() -> impl Strategy<Value = Vec<Section>> {
 }
 
 fn segment_section() -> impl Strategy<Value = SegmentSection> {
-    (1..=u32::MAX, 1..=u32::MAX, any::<(u64, u64, u32, bool, u64, u64, u64)>()).prop_map(
+    (1..=u32::MAX, 1..=u32::MAX, any::<(u64, u64, u32, bool, u32, u32, u64)>()).prop_map(
         |(file, number, (salt, first_id, end, active, messages, live_bytes, first_expiry))| {
             SegmentSection {
                 file,
@@ -157,8 +157,8 @@ fn segment_section() -> impl Strategy<Value = SegmentSection> {
                 first_id: first_id % IDS_END,
                 end,
                 active,
-                messages,
-                live_bytes,
+                messages: messages.into(),
+                live_bytes: live_bytes.into(),
                 first_expiry: NonZeroU64::new(first_expiry >> (first_expiry % 64)),
             }
         },
@@ -169,10 +169,19 @@ fn queue_section() -> impl Strategy<Value = QueueSection> {
     let lane = (0..PRIORITIES, any::<u64>())
         .prop_map(|(priority, next_id)| LaneState { priority, next_id });
     let positions = (position(), position(), any::<bool>(), any::<bool>());
-    (any::<u32>(), small_bytes(), positions, any::<u64>(), small_bytes(), vec(lane, 0..10))
-        .prop_map(|(id, name, (declared_at, as_of, expires, grouped), live, options, lanes)| {
-            QueueSection { id, name, declared_at, as_of, expires, grouped, live, options, lanes }
-        })
+    (any::<u32>(), small_bytes(), positions, 0..LIVE_END, small_bytes(), vec(lane, 0..10)).prop_map(
+        |(id, name, (declared_at, as_of, expires, grouped), live, options, lanes)| QueueSection {
+            id,
+            name,
+            declared_at,
+            as_of,
+            expires,
+            grouped,
+            live,
+            options,
+            lanes,
+        },
+    )
 }
 
 fn entries_section() -> impl Strategy<Value = EntriesSection> {

@@ -79,6 +79,10 @@ impl SegmentSection {
         }
         let active = flags & FLAG_ACTIVE != 0;
         let (messages, live_bytes) = (reader.u64()?, reader.u64()?);
+        // It is shorter than that, and counts its ids from the first in 32 bits.
+        if messages > 1 << 32 || live_bytes >= 1 << 32 {
+            return Err(reader.malformed("more messages than a segment has room for"));
+        }
         let first_expiry = NonZeroU64::new(reader.u64()?);
         Ok(Self { file, number, salt, first_id, end, active, messages, live_bytes, first_expiry })
     }
@@ -102,6 +106,9 @@ pub(crate) struct QueueSection {
     pub(crate) options: Vec<u8>,
     pub(crate) lanes: Vec<LaneState>,
 }
+
+/// No queue has so many messages, which would take 7 PB; so the numbers of some queues can be added up without a thought.
+pub(crate) const LIVE_END: u64 = 1 << 48;
 
 /// How far a lane has been read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +154,9 @@ impl QueueSection {
             options: reader.bytes()?.to_vec(),
             lanes: Vec::new(),
         };
+        if queue.live >= LIVE_END {
+            return Err(reader.malformed("more messages than a queue can hold"));
+        }
         let count = reader.count(LANE_BYTES_MIN)?;
         queue.lanes.reserve_exact(count);
         for _ in 0..count {

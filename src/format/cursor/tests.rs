@@ -300,4 +300,20 @@ fn the_segments_of_a_cursor_lead_up_to_its_position() {
     let empty = |number| SegmentSection { end: 4096, ..segment(number) };
     assert_eq!(reason(&[empty(1)]), Some("sealed segment without frames"));
     assert_eq!(reason(&[empty(2)]), None);
+    let crowded = |messages, live_bytes| SegmentSection { messages, live_bytes, ..segment(1) };
+    assert_eq!(reason(&[crowded(1 << 32, u32::MAX.into())]), None);
+    let too_many = Some("more messages than a segment has room for");
+    assert_eq!(reason(&[crowded((1 << 32) + 1, 1)]), too_many);
+    assert_eq!(reason(&[crowded(1, 1 << 32)]), too_many);
+}
+
+#[test]
+fn a_queue_holds_no_more_messages_than_can_be_added_up() {
+    let is_bad = |live| {
+        let Section::Queue(queue) = &sample()[1] else { unreachable!() };
+        let queue = Section::Queue(QueueSection { live, ..queue.clone() });
+        matches!(decode(&encode(&header(), &[queue])), CursorFound::Bad { .. })
+    };
+    assert!(!is_bad(sections::LIVE_END - 1));
+    assert!(is_bad(sections::LIVE_END));
 }
