@@ -316,7 +316,8 @@ impl<'a> Workload<'a> {
         // What was looked at does not tell the options, and they may be older.
         let rules = self.world.queue("a").rules.clone();
         self.operate("declare", |run| run.declare("a", rules))?;
-        self.operate("insert", |run| run.insert("a", 100))
+        // It tells the next id. This queue has no limit that could refuse it.
+        self.operate("insert", |run| run.insert("b", 100))
     }
 
     pub fn sync(&mut self) -> Outcome<Durable> {
