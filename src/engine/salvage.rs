@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 
+use super::queue_entry::QueueEntry;
 use super::queue_shared::Traits;
 use super::take::queue_mut;
 use super::verify::{Examined, examine};
 use super::walk::parse_aside;
 use super::{Engine, QueueShared};
 use crate::cursor::AckSet;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::checksum::Seed;
 use crate::format::frame::Envelope;
 use crate::format::header::{FRAMES_START, Header, HeaderFound, decode_start};
@@ -81,7 +82,7 @@ impl Engine {
         let from = examine(&(Arc::new(ReadOnly(from)) as Arc<dyn Storage>))?;
         let mut queues = BTreeMap::new();
         for (&id, entry) in &from.found.replay.state.queues {
-            let queue = self.declare(&entry.shared.name, entry.options.clone())?;
+            let queue = self.declare_salvaged(id, entry)?;
             if entry.pause.is_some() {
                 self.set_paused(&queue, entry.pause)?;
             }
@@ -108,6 +109,20 @@ impl Engine {
         }
         self.sync()?;
         Ok(Report { messages: salvage.messages, ..salvage.from.report })
+    }
+
+    /// A queue as it was declared. What nobody could have declared costs it its options, or its name.
+    fn declare_salvaged(&self, id: u32, entry: &QueueEntry) -> Result<Arc<QueueShared>> {
+        let name = &entry.shared.name;
+        let refused = |error: &Error| *error.kind() == ErrorKind::InvalidArgument;
+        match self.declare(name, entry.options.clone()) {
+            Err(error) if refused(&error) => {}
+            declared => return declared,
+        }
+        match self.open_queue(name) {
+            Err(error) if refused(&error) => self.open_queue(&format!("recovered-{id}")),
+            opened => opened,
+        }
     }
 }
 
