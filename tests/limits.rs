@@ -133,7 +133,8 @@ fn whoever_waits_for_room_ends_with_the_queue_and_the_store() {
                 }
             }
             "raise" => drop(store.declare("q", at_most(2, AtLimit::Block)).unwrap()),
-            "purge" => assert_eq!(queue.purge(State::Ready).unwrap(), 1),
+            // It may find what the waiter has inserted, too.
+            "purge" => assert!((1..=2).contains(&queue.purge(State::Ready).unwrap())),
             _ => {
                 clock.advance(Duration::from_secs(1));
                 settle(&store);
