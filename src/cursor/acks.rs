@@ -114,11 +114,9 @@ impl AckSet {
     }
 
     pub fn from_section(section: &AckedSection) -> AckSet {
-        let mut set = AckSet::default();
         // A few bytes may name the last page of all: the table takes what it must, and no more.
         let pages = section.pages.last().map_or(0, |(at, _)| *at as usize + 1);
-        set.pages.reserve_exact(pages);
-        set.pages.resize(pages, Page::Empty);
+        let mut set = AckSet { pages: vec![Page::Empty; pages], ..AckSet::default() };
         for (at, form) in &section.pages {
             let at = *at as usize;
             set.count += u64::from(form.count());
