@@ -8,6 +8,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use millpond::testing::fuzz::seal;
 use millpond::testing::{Clock, Disk, Fault, FaultKind, backup, salvage, step, verify};
 use millpond::{Durability, ErrorKind, Message, Queue, QueueOptions, Store};
 
@@ -316,6 +317,38 @@ fn salvaged_messages_keep_what_they_asked_for() {
         assert_eq!(queue.get().unwrap().payload(), b"late");
         assert!(queue.try_get().unwrap().is_none());
     }
+}
+
+#[test]
+fn messages_outlive_what_nobody_can_have_declared() {
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = options().open_simulated(&disk, &clock).unwrap();
+    let options_of_q = QueueOptions::new().max_messages(9).dead_letter("heap");
+    let queue = store.declare("q", options_of_q).unwrap();
+    (0..5).for_each(|n| _ = queue.insert(payload(n)).unwrap());
+    let heap = store.find("heap").unwrap().unwrap();
+    (5..7).for_each(|n| _ = heap.insert(payload(n)).unwrap());
+    store.close().unwrap();
+    // A name that is refused takes the options of the queue along that names it.
+    for name in disk.file_names() {
+        let mut bytes = disk.read_file(&name).unwrap();
+        let starts = bytes.windows(4).enumerate().filter(|(_, at)| at == b"heap");
+        let starts: Vec<usize> = starts.map(|(start, _)| start).collect();
+        starts.iter().for_each(|start| bytes[*start] = 1);
+        match name.ends_with(".seg") {
+            true => seal::segment(&mut bytes, 0),
+            false if name.starts_with("cursor.") => seal::cursor(&mut bytes),
+            false => assert!(starts.is_empty()),
+        }
+        disk.write_file(&name, bytes);
+    }
+    let fresh = options().open_simulated(&Disk::new(), &clock).unwrap();
+    assert_eq!(salvage(&disk, &fresh).unwrap().messages, 7);
+    let queue = fresh.find("q").unwrap().expect("it keeps its name");
+    assert_eq!(drain(&queue), [0, 1, 2, 3, 4]);
+    let others: Vec<String> = fresh.queue_names().into_iter().filter(|name| name != "q").collect();
+    assert!(matches!(&others[..], [name] if name.starts_with("recovered-")), "{others:?}");
+    assert_eq!(drain(&fresh.find(&others[0]).unwrap().unwrap()), [5, 6]);
 }
 
 #[test]
