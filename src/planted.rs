@@ -42,6 +42,8 @@ pub(crate) enum Bug {
     TornBatchKept,
     /// The index of a segment stays there although a power cut has undone what it is about.
     UndoneIndexKept,
+    /// An open writes one cursor, beside that of a close.
+    OneCursorOfAnOpen,
     /// What lies behind the end of a recovered log stays there.
     LeftBehindTheEnd,
     /// Ids are given out again that no file remembers.

@@ -637,3 +637,30 @@ fn an_index_of_what_a_power_cut_has_undone_is_not_believed() {
     assert_eq!(drain(&store.queue("q").unwrap()).len() as u64, count);
     assert_eq!(store.stats().damage, []);
 }
+
+#[test]
+fn damage_to_the_first_message_of_an_open_is_reported_with_its_id() {
+    // An open that was not clean leaves out four million ids. With messages behind it, and with records alone.
+    for more in [true, false] {
+        let (disk, clock) = (Disk::new(), Clock::new());
+        let store = opts().open_simulated(&disk, &clock).unwrap();
+        store.queue("q").unwrap().insert("before").unwrap();
+        let disk = disk.kill();
+        let store = opts().open_simulated(&disk, &clock).unwrap();
+        let queue = store.queue("q").unwrap();
+        let id = queue.insert("the first").unwrap().as_u64();
+        match more {
+            true => _ = queue.insert("another").unwrap(),
+            false => queue.get().unwrap().delete().unwrap(),
+        }
+        let disk = disk.kill();
+        let mut bytes = disk.read_file("0000000001.seg").unwrap();
+        let at = find(&bytes, b"the first");
+        bytes[at] ^= 1;
+        disk.write_file("0000000001.seg", bytes);
+        let store = opts().open_simulated(&disk, &clock).unwrap();
+        let damage = &store.recovery().damaged;
+        assert!(matches!(&damage[..], [damage] if damage.ids.contains(&id)), "{id}: {damage:?}");
+        assert!(damage[0].ids.end - damage[0].ids.start < 100, "{damage:?}");
+    }
+}

@@ -18,7 +18,7 @@ use crate::planted::{Bug, planted};
 use crate::storage::{File, Prepare, Space, Spare, Storage};
 
 /// How many generations are kept.
-const KEPT: usize = 2;
+const KEPT: u64 = 2;
 
 /// The name of a cursor that is being written.
 pub(crate) const CURSOR_BEING_WRITTEN: &str = "cursor.tmp";
@@ -56,8 +56,9 @@ pub(crate) fn publish(
         .and_then(|()| storage.rename(CURSOR_BEING_WRITTEN, &cursor_name(generation)))
         .and_then(|()| storage.sync_dir())
         .map_err(PublishFailed::Sync)?;
+    let newest_old = generation.checked_sub(KEPT);
     let is_old =
-        |name: &str| parse_cursor_name(name).is_some_and(|found| found + KEPT as u64 <= generation);
+        |name: &str| parse_cursor_name(name).is_some_and(|found| newest_old >= Some(found));
     let names = storage.list().unwrap_or_default().into_iter().map(|entry| entry.name);
     let old: Vec<String> = names.filter(|name| is_old(name)).collect();
     // One that stays goes after the next cursor.
@@ -86,7 +87,7 @@ pub(crate) enum Loaded {
     /// A later version wrote it.
     Newer { name: String, version: u32 },
     /// The newest that can be believed, and those that are newer and cannot.
-    Found { cursor: Option<(CursorHeader, Vec<Section>)>, bad: Vec<BadCursor>, newest: u64 },
+    Found { cursor: Option<(CursorHeader, Vec<Section>)>, bad: Vec<BadCursor> },
 }
 
 /// Reads the newest cursor that can be believed among the file names of the directory: of `store`, if any of them is.
@@ -98,7 +99,6 @@ pub(crate) fn load(
     let mut generations: Vec<u64> =
         names.iter().filter_map(|name| parse_cursor_name(name)).collect();
     generations.sort_unstable_by(|a, b| b.cmp(a));
-    let newest = generations.first().copied().unwrap_or(0);
     let mut bad = Vec::new();
     let mut foreign = None;
     for generation in generations {
@@ -106,7 +106,7 @@ pub(crate) fn load(
         match cursor::decode(&read_cursor(storage, &name)?) {
             CursorFound::Cursor { header, sections } if header.generation == generation => {
                 if store.is_none_or(|store| store == header.store) {
-                    return Ok(Loaded::Found { cursor: Some((header, sections)), bad, newest });
+                    return Ok(Loaded::Found { cursor: Some((header, sections)), bad });
                 }
                 if foreign.is_none() {
                     foreign = Some(((header, sections), bad.clone()));
@@ -124,15 +124,17 @@ pub(crate) fn load(
     }
     Ok(match foreign {
         // No file agrees with another: then the cursor says whose they should be.
-        Some((cursor, bad)) => Loaded::Found { cursor: Some(cursor), bad, newest },
-        None => Loaded::Found { cursor: None, bad, newest },
+        Some((cursor, bad)) => Loaded::Found { cursor: Some(cursor), bad },
+        None => Loaded::Found { cursor: None, bad },
     })
 }
 
-/// The content of a cursor file.
+/// The content of a cursor file; not that of a hole at its end, which no cursor has, and which a damaged length may have
+/// made larger than any memory.
 pub(crate) fn read_cursor(storage: &dyn Storage, name: &str) -> io::Result<Vec<u8>> {
     let file = storage.open_read(name)?;
-    let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
+    let len = file.len()?.min(file.data_end()?);
+    let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
     file.read_at(0, &mut bytes)?;
     Ok(bytes)
 }
@@ -184,10 +186,9 @@ mod tests {
 
     fn load_from(disk: &Disk, store: Option<[u8; 16]>) -> (Believed, Bad) {
         let names = disk.file_names();
-        let Ok(Loaded::Found { cursor, bad, newest }) = load(disk, &names, store) else {
+        let Ok(Loaded::Found { cursor, bad }) = load(disk, &names, store) else {
             panic!("there is none of a newer version");
         };
-        assert_eq!(newest, names.iter().filter_map(|name| parse_cursor_name(name)).max().unwrap());
         let bad = bad.into_iter().map(|bad| (bad.name, bad.reason)).collect();
         (cursor.map(|(header, _)| (header.generation, header.store)), bad)
     }

@@ -6,6 +6,6 @@ mod files;
 
 pub(crate) use acks::AckSet;
 pub(crate) use files::{
-    BadCursor, CURSOR_BEING_WRITTEN, Loaded, PublishFailed, cursor_name, load, publish,
-    read_cursor, unreadable_before,
+    BadCursor, CURSOR_BEING_WRITTEN, Loaded, PublishFailed, cursor_name, load, parse_cursor_name,
+    publish, read_cursor, unreadable_before,
 };

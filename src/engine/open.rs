@@ -7,11 +7,14 @@
 //! 2. frames that no proof covers are written again, since they may be pages of a failed write-back that never
 //!    reached the disk, and zeros are written over what lies behind the end, so that no frame left there ever joins
 //!    the log; the file is synced;
-//! 3. a cursor is published that ends there and names no later segment;
+//! 3. a cursor is published that ends there and names no later segment; and again, so that both of the cursors that are
+//!    kept say so. The one before may be that of a clean close: alone with it, if its successor were lost, all that is
+//!    appended from now on would be taken for what that close had left behind. Or a bad one, or one that does not know
+//!    how a log goes on whose next segment was torn;
 //! 4. files that it does not name are removed or set aside, and the directory synced.
 //!
-//! Crash windows: after 1, a copy too many; after 2, the same log, proven no further; after 3, stray segments,
-//! which the next open passes over, because nothing names them. Doing it all again finds the same log each time.
+//! Crash windows: after 1, a copy too many; after 2, the same log, proven no further; after 3, once or twice, stray
+//! segments, which the next open passes over, because nothing names them. Doing it all again finds the same log each time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -76,8 +79,6 @@ pub(super) struct Known {
     pub cursor: Option<(CursorHeader, Vec<Section>)>,
     /// Newer than that one.
     pub bad: Vec<BadCursor>,
-    /// The generation of the newest cursor, good or bad.
-    pub newest: u64,
     pub headers: BTreeMap<u32, (Header, u64)>,
     /// None if there is no store yet.
     pub store: Option<[u8; 16]>,
@@ -139,7 +140,7 @@ impl Engine {
 
 impl Opening {
     fn run(self, lock: Box<dyn storage::Lock>) -> Result<Arc<Engine>> {
-        let Known { cursor, bad, newest, headers, store } = self.known()?;
+        let Known { cursor, bad, headers, store } = self.known()?;
         let store_id = match store {
             Some(store) => store,
             None => self.entropy.store_id().map_err(|error| self.io("cannot make an id", error))?,
@@ -150,7 +151,7 @@ impl Opening {
         if self.settings.strict {
             self.refuse_damage(&recovery, &bad)?;
         }
-        self.repair(found, recovery, store_id, newest, cursor.as_ref(), lock)
+        self.repair(found, recovery, store_id, cursor.as_ref(), lock)
     }
 
     /// What the files say of themselves.
@@ -166,9 +167,9 @@ impl Opening {
         let loaded = load(&*self.storage, &names, most)
             .map_err(|error| self.io("cannot read a cursor", error))?;
         match loaded {
-            Loaded::Found { cursor, bad, newest } => {
+            Loaded::Found { cursor, bad } => {
                 let store = cursor.as_ref().map(|(header, _)| header.store).or(most);
-                Ok(Known { cursor, bad, newest, headers, store })
+                Ok(Known { cursor, bad, headers, store })
             }
             Loaded::Newer { name, version } => Err(Error::new(
                 ErrorKind::NewerFormat,

@@ -308,6 +308,7 @@ impl Opening {
     /// What is lost at its end may have had any id below `id_ceiling`.
     fn replay_tail(&self, found: &mut Found, known: &Known, id_ceiling: u64) -> Result<()> {
         let segments = found.verdict.segments.clone();
+        let cursor_next_id = found.replay.next_id;
         for (n, &at) in segments.iter().enumerate() {
             let is_last = n + 1 == segments.len();
             let file = &found.files[at];
@@ -330,6 +331,7 @@ impl Opening {
                 found.verdict.damaged.iter().filter(|span| span.at == at).copied().collect();
             let offsets = spans.iter().map(|span| (span.start, span.end)).collect();
             let mut gaps = Gaps::new(file.header.first_id, offsets);
+            let mut is_behind = file.from == FRAMES_START;
             let mut index = MemoryIndex::default();
             let mut failed = None;
             found.replay.next_id = found.replay.next_id.max(file.header.first_id);
@@ -343,6 +345,10 @@ impl Opening {
             }
             frames(bytes, &file.survey, FRAMES_START, end, |offset, envelope| {
                 let first_id = file.header.first_id + u64::from(envelope.arg);
+                if !is_behind && offset >= file.from {
+                    gaps.boundary(file.from, cursor_next_id);
+                    is_behind = true;
+                }
                 let ids = index_insert(&mut index, bytes, offset, envelope, file.header.first_id);
                 if let Some(ids) = ids {
                     gaps.found(offset, ids);
@@ -380,7 +386,13 @@ impl Opening {
             found.replayed_bytes += u64::from(end.saturating_sub(file.from));
             let path = self.storage.path(&segment_name(file.header.number));
             let behind = segments.get(n + 1).map(|&next| found.files[next].header.first_id);
-            let ids = gaps.finish(behind.unwrap_or(found.replay.next_id.max(id_ceiling)), end);
+            if !is_behind {
+                gaps.boundary(file.from, cursor_next_id);
+            }
+            let ids = match behind {
+                Some(behind) => gaps.finish(behind),
+                None => gaps.finish_log(found.replay.next_id.max(id_ceiling), end),
+            };
             for (span, ids) in spans.iter().zip(ids) {
                 if !known.contains(&(file.header.number, span.start)) {
                     found.damage.push(describe(span, ids, &path));

@@ -134,7 +134,7 @@ impl Opening {
             let walked = walked.any(|header| header.number == s.segment.file);
             report.bytes += u64::from(s.segment.end());
             if !walked {
-                self.verify_segment(&s.segment, s.id_end, &mut report)?;
+                self.verify_segment(&s.segment, s.id_end.min(found.next_id), &mut report)?;
             }
         }
         Ok(report)

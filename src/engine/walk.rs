@@ -15,7 +15,8 @@ use crate::storage::{Prepare, Storage};
 /// At most this much damage is copied aside in one go.
 const QUARANTINE_BYTES_MAX: u64 = 64 << 20;
 
-/// Assigns ids to damage: those between the last message before it and the first behind it.
+/// Assigns ids to damage: those between the last message before it and the first behind it. An open that was not clean may
+/// have left out many between two messages.
 pub(super) struct Gaps {
     expected: u64,
     open: Vec<usize>,
@@ -38,6 +39,18 @@ impl Gaps {
         self.expected = ids.end;
     }
 
+    /// Messages before `offset` have lower ids than `next_id`, and those from there on have none.
+    pub fn boundary(&mut self, offset: u32, next_id: u64) {
+        self.pass(offset);
+        let spans = &self.spans;
+        let (before, across): (Vec<usize>, Vec<usize>) =
+            self.open.iter().partition(|&&at| spans[at].1 <= offset);
+        self.open = before;
+        self.close(next_id);
+        self.open = across;
+        self.expected = self.expected.max(next_id);
+    }
+
     /// Everything before `offset` has been walked.
     fn pass(&mut self, offset: u32) {
         while self.spans.get(self.next).is_some_and(|(start, _)| *start < offset) {
@@ -53,15 +66,24 @@ impl Gaps {
         }
     }
 
-    /// The ids of each span, where no message behind `end` has a lower id than `id_end`. A span before `end` has lost no
-    /// more messages than it has bytes.
-    pub fn finish(mut self, id_end: u64, end: u32) -> Vec<Range<u64>> {
+    /// The ids of each span, where no message behind the last one has an id of `id_end` or above.
+    pub fn finish(mut self, id_end: u64) -> Vec<Range<u64>> {
         self.pass(u32::MAX);
         self.close(id_end);
-        for (ids, (span_start, span_end)) in self.ids.iter_mut().zip(&self.spans) {
-            if *span_end < end {
-                ids.end = ids.end.min(ids.start + u64::from(span_end - span_start));
-            }
+        self.ids
+    }
+
+    /// The same for the last segment of the log, which ends at `end`: behind the newest cursor no id was left out, so a
+    /// span there has lost no more messages than it has bytes.
+    pub fn finish_log(mut self, id_end: u64, end: u32) -> Vec<Range<u64>> {
+        self.pass(u32::MAX);
+        for at in std::mem::take(&mut self.open) {
+            let (span_start, span_end) = self.spans[at];
+            let most = match span_end < end {
+                true => self.expected.saturating_add((span_end - span_start).into()),
+                false => u64::MAX,
+            };
+            self.ids[at].end = id_end.min(most).max(self.ids[at].start);
         }
         self.ids
     }
@@ -114,7 +136,7 @@ pub(super) fn build_index(
             gaps.found(offset, ids);
         }
     });
-    let ids = gaps.finish(id_end, end);
+    let ids = gaps.finish(id_end);
     let damage = spans.iter().zip(ids).map(|(span, ids)| describe(span, ids, file)).collect();
     (index, damage)
 }

@@ -32,6 +32,9 @@ const HEADER_BYTES: usize = 80;
 const SECTION_HEADER_BYTES: usize = 8;
 const CHECKSUM_BYTES: usize = 4;
 
+/// Generations count from 1, one for each cursor; none gets anywhere near.
+pub(super) const GENERATIONS_END: u64 = 1 << 63;
+
 const FLAG_CLEAN: u32 = 1 << 0;
 const SECTION_FLAG_OPTIONAL: u16 = 1 << 0;
 
@@ -201,6 +204,9 @@ fn decode_covered(covered: &[u8]) -> Result<CursorFound, Malformed> {
     };
     if header.id_ceiling.max(header.next_id) >= IDS_END {
         return Err(reader.malformed("id out of range"));
+    }
+    if header.generation >= GENERATIONS_END {
+        return Err(reader.malformed("generation out of range"));
     }
     let mut sections = Vec::new();
     let mut last_segment = 0;

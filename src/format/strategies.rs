@@ -9,13 +9,13 @@ use proptest::prelude::*;
 use super::IDS_END;
 use super::bytes::U48_MAX;
 use super::checksum::crc32;
-use super::cursor::CursorHeader;
 use super::cursor::pages::{PAGE_WORDS, PageForm};
 use super::cursor::sections::{
     AckedSection, DamageSection, EntriesSection, Entry, LIVE_END, LaneState, PausedSection,
     QueueSection, Section, SegmentSection,
 };
 use super::cursor::window::{DEDUP_KEY_BYTES_MAX, SeenKey, WindowSection};
+use super::cursor::{CursorHeader, GENERATIONS_END};
 use super::frame::Envelope;
 use super::header::{FRAMES_START, Header};
 use super::index::{Lane, Slot};
@@ -102,7 +102,7 @@ fn cursor_header() -> impl Strategy<Value = CursorHeader> {
             CursorHeader {
                 clean,
                 store,
-                generation,
+                generation: generation % GENERATIONS_END,
                 position,
                 proof,
                 id_ceiling: id_ceiling % IDS_END,

@@ -194,6 +194,11 @@ pub(crate) fn frames_capacity(segment_bytes: u32) -> u64 {
     u64::from(segment_bytes.saturating_sub(FRAMES_START + ROLL_RESERVE))
 }
 
+/// After some four billion segments.
+pub(crate) fn no_number_left() -> io::Error {
+    io::Error::other("no segment number is left")
+}
+
 /// Creates the file of a segment, as long as the upper of these limits, or for what settles as long as the spare that it
 /// finds.
 ///
@@ -441,10 +446,11 @@ impl Log {
     }
 
     /// A number that no segment has had.
-    pub fn take_number(&self) -> u32 {
+    pub fn take_number(&self) -> io::Result<u32> {
         let mut tail = self.tail.lock();
-        tail.next_number += 1;
-        tail.next_number - 1
+        let number = tail.next_number;
+        tail.next_number = number.checked_add(1).ok_or_else(no_number_left)?;
+        Ok(number)
     }
 
     /// A number that nothing was made with; unless another one was taken since.
@@ -467,11 +473,13 @@ impl Log {
         purpose: Purpose,
         created_at: u64,
     ) -> Result<Prepared, PrepareFailed> {
-        let number = self.take_number();
+        let number = self.take_number().map_err(PrepareFailed::Create)?;
         let made = prepare_file(&self.space, &self.settings, number, bytes, purpose, created_at);
         let prepared = made.map_err(|error| {
-            // Whoever asks a full disk again and again must not use up the numbers.
-            self.give_number_back(number);
+            // Whoever asks a full disk again and again must not use up the numbers. One whose name is taken is no good.
+            if error.kind() != io::ErrorKind::AlreadyExists {
+                self.give_number_back(number);
+            }
             PrepareFailed::Create(error)
         })?;
         sync_prepared(&*self.storage, &prepared)

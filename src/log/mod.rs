@@ -15,7 +15,8 @@ mod tail;
 
 pub(crate) use appender::{
     Appended, Draft, Log, LogSettings, PrepareFailed, Purpose, ROLL_RESERVE, Refused,
-    SEGMENT_OVERHEAD, Start, file_bytes, frames_capacity, prepare_file, reuse_file, sync_prepared,
+    SEGMENT_OVERHEAD, Start, file_bytes, frames_capacity, no_number_left, prepare_file, reuse_file,
+    sync_prepared,
 };
 pub(crate) use commit::SyncFailed;
 pub(crate) use index::{Lane, LaneIndex, MemoryIndex, Slot, earlier};

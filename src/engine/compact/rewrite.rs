@@ -119,7 +119,7 @@ impl Engine {
         let file = self.space.create_or_take(Spare::Copy, COPY_NAME, lens, Prepare::Reserve)?;
         let header = Header {
             store: self.store_id,
-            number: self.log.take_number(),
+            number: self.log.take_number()?,
             replaces_first: self.replaces_first(first)?,
             replaces_last: last.number,
             first_id: first.first_id,

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::header::{FRAMES_START, Header};
 use crate::log::{
     Active, LaneIndex, LogSettings, MemoryIndex, Purpose, ROLL_RESERVE, Segment, file_bytes,
-    index_name, prepare_file, reuse_file, segment_name, sync_prepared,
+    index_name, no_number_left, prepare_file, reuse_file, segment_name, sync_prepared,
 };
 use crate::planted::{Bug, planted};
 use crate::storage::Space;
@@ -138,7 +138,7 @@ impl Opening {
                     reuse_file(&*self.storage, settings, number, now)?
                 }
                 None => {
-                    *next_number += 1;
+                    *next_number = number.checked_add(1).ok_or_else(no_number_left)?;
                     let bytes = file_bytes(0)..=bytes;
                     prepare_file(space, settings, number, bytes, Purpose::Settle, now)?
                 }

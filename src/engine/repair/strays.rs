@@ -5,7 +5,7 @@ use super::super::maintenance::INDEX_BEING_WRITTEN;
 use super::super::open::{read_header, used_of};
 use super::super::{Engine, poisoned};
 use super::PART_NAME;
-use crate::cursor::CURSOR_BEING_WRITTEN;
+use crate::cursor::{CURSOR_BEING_WRITTEN, parse_cursor_name};
 use crate::error::Result;
 use crate::format::header::{FRAMES_START, HeaderFound};
 use crate::log::{index_name, parse_index_name, parse_segment_name, segment_name};
@@ -16,6 +16,7 @@ impl Engine {
     /// that the cursor names, and must not come back into it.
     pub(super) fn remove_strays(&self, files: &[(String, u64)], strays: &[u32]) -> Result<()> {
         let named: Vec<u32> = self.lock_state().segments.iter().map(|s| s.segment.file).collect();
+        let generation = self.maintenance.lock().generation;
         let mut unused = Vec::new();
         for (name, _) in files {
             let unnamed = |number: u32| !named.contains(&number);
@@ -30,6 +31,12 @@ impl Engine {
                 }
                 let _ = self.storage.remove(&index_name(number));
                 unused.push(name.clone());
+            } else if parse_cursor_name(name).is_some_and(|found| found > generation) {
+                // A bad one, which must not stand before those to come. The older ones are gone.
+                let _ = match self.storage.create_dir("quarantine") {
+                    Ok(()) => self.storage.rename(name, &format!("quarantine/{name}")),
+                    Err(_) => self.storage.remove(name),
+                };
             } else if name == COPY_NAME {
                 self.space.put_back(Spare::Copy, name);
             } else if name == CURSOR_BEING_WRITTEN

@@ -174,9 +174,9 @@ fn a_newer_version_is_told_from_damage_by_its_checksum() {
 }
 
 #[test]
-fn ids_that_no_store_reaches_are_bad_even_with_the_right_checksum() {
-    // The last bytes of the ceiling, of the next id, and of the first id of the segment behind the header.
-    for at in [63, 71, HEADER_BYTES + SECTION_HEADER_BYTES + 31] {
+fn what_no_store_reaches_is_bad_even_with_the_right_checksum() {
+    // The last bytes of the generation, of the ceiling, of the next id, and of the first id of the segment behind the header.
+    for at in [39, 63, 71, HEADER_BYTES + SECTION_HEADER_BYTES + 31] {
         let mut file = encode(&header(), &sample());
         file[at] = 0x80;
         assert!(matches!(decode(&with_checksum(file)), CursorFound::Bad { .. }), "byte {at}");
