@@ -311,6 +311,6 @@ impl StoreOptions {
     ) -> Result<Store> {
         let settings = Settings { background: false, ..self.settings.clone() };
         let time = TimeSource::Manual(clock.clone());
-        Store::start(Arc::new(disk.clone()), settings, time, Entropy::Sequence(Arc::default()))
+        Store::start(Arc::new(disk.clone()), settings, time, disk.entropy())
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::clock::{Clock, TimeSource};
 use crate::options::{Durability, Settings};
-use crate::random::Entropy;
 use crate::storage::sim::Disk;
 use crate::store::Store;
 
@@ -17,6 +16,5 @@ pub(super) fn open(disk: &Disk, clock: &Clock, durability: Durability) -> Store 
         ..Settings::default()
     };
     let time = TimeSource::Manual(clock.clone());
-    let entropy = Entropy::Sequence(Arc::default());
-    Store::start(Arc::new(disk.clone()), settings, time, entropy).unwrap()
+    Store::start(Arc::new(disk.clone()), settings, time, disk.entropy()).unwrap()
 }

@@ -346,7 +346,7 @@ impl Opening {
             frames(bytes, &file.survey, FRAMES_START, end, |offset, envelope| {
                 let first_id = file.header.first_id + u64::from(envelope.arg);
                 if !is_behind && offset >= file.from {
-                    gaps.boundary(file.from, cursor_next_id);
+                    gaps.boundary(file.from, cursor_next_id, end);
                     is_behind = true;
                 }
                 let ids = index_insert(&mut index, bytes, offset, envelope, file.header.first_id);
@@ -387,7 +387,7 @@ impl Opening {
             let path = self.storage.path(&segment_name(file.header.number));
             let behind = segments.get(n + 1).map(|&next| found.files[next].header.first_id);
             if !is_behind {
-                gaps.boundary(file.from, cursor_next_id);
+                gaps.boundary(file.from, cursor_next_id, end);
             }
             let ids = match behind {
                 Some(behind) => gaps.finish(behind),

@@ -39,12 +39,13 @@ impl Gaps {
         self.expected = ids.end;
     }
 
-    /// Messages before `offset` have lower ids than `next_id`, and those from there on have none.
-    pub fn boundary(&mut self, offset: u32, next_id: u64) {
+    /// Messages before `offset` have lower ids than `next_id`, and those from there on have none. A span that reaches to
+    /// `end`, where the segment ends now, may have cost what was behind as well.
+    pub fn boundary(&mut self, offset: u32, next_id: u64, end: u32) {
         self.pass(offset);
         let spans = &self.spans;
         let (before, across): (Vec<usize>, Vec<usize>) =
-            self.open.iter().partition(|&&at| spans[at].1 <= offset);
+            self.open.iter().partition(|&&at| spans[at].1 <= offset && spans[at].1 < end);
         self.open = before;
         self.close(next_id);
         self.open = across;

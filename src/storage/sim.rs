@@ -27,6 +27,8 @@ pub(super) use handle::Handle;
 use inode::Inode;
 use state::State;
 
+use crate::random::Entropy;
+
 /// What a disk can be told to fail at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -191,6 +193,11 @@ impl Disk {
     /// The names of all files, synced or not, sorted; those in subdirectories as `directory/name`.
     pub fn file_names(&self) -> Vec<String> {
         self.state().volatile.names.keys().cloned().collect()
+    }
+
+    /// Random numbers for the next store on it.
+    pub(crate) fn entropy(&self) -> Entropy {
+        Entropy::Sequence(self.state().random.clone())
     }
 
     fn from_state(state: State) -> Self {

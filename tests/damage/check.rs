@@ -8,7 +8,7 @@ use std::time::Duration;
 use millpond::testing::Disk;
 use millpond::{Damage, ErrorKind, Store};
 
-use crate::fixture::{Fixture, Left, clock, options};
+use crate::fixture::{Fixture, clock, options};
 use crate::frames::{self, Frame, HEADER_BYTES, HEADER_COPIES};
 
 /// One damaged file.
@@ -140,7 +140,7 @@ fn hit<'a>(fixture: &'a Fixture, cases: &[&Case]) -> (Vec<Placed<'a>>, bool) {
 fn unproven<'a>(fixture: &'a Fixture, cases: &[&Case], hit: &[Placed<'a>]) -> Vec<Placed<'a>> {
     let is_damaged = |name: &str| cases.iter().any(|case| case.file == name);
     let zeroed = cases.iter().any(|case| matches!(case.what, What::Zero { .. }));
-    let only_proven = fixture.left != Left::Killed || zeroed || is_damaged("LOCK");
+    let only_proven = !fixture.left.was_killed() || zeroed || is_damaged("LOCK");
     let number_of = |name: &str| name[..10].parse::<u64>().unwrap_or(0);
     let position = |(name, frame): &Placed| (number_of(name), frame.start as u64);
     let Some(first) = hit.iter().map(position).min().filter(|_| only_proven) else {

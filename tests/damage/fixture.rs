@@ -18,6 +18,14 @@ pub enum Left {
     Killed,
     /// Everything reached the disk, but the next open cannot know that.
     PowerCut,
+    /// Killed, after it had been killed and closed before: with ids left out, and behind the cursor of a close.
+    Reopened,
+}
+
+impl Left {
+    pub fn was_killed(self) -> bool {
+        matches!(self, Left::Killed | Left::Reopened)
+    }
 }
 
 pub struct Fixture {
@@ -118,7 +126,7 @@ impl Script {
 
 impl Fixture {
     pub fn new(left: Left) -> Fixture {
-        let disk = Disk::new();
+        let mut disk = Disk::new();
         let clock = clock();
         let store = options().open_simulated(&disk, &clock).unwrap();
         let mut script = Script {
@@ -132,6 +140,15 @@ impl Fixture {
         };
         covered_by_a_cursor(&mut script, &clock);
         let earlier = files(&disk);
+        if left == Left::Reopened {
+            disk = disk.kill();
+            script.store = options().open_simulated(&disk, &clock).unwrap();
+            let jobs = script.store.queue("jobs").unwrap();
+            script.insert(&jobs, 40);
+            script.insert(&jobs, 40);
+            script.store.close().unwrap();
+            script.store = options().open_simulated(&disk, &clock).unwrap();
+        }
         behind_the_cursor(&mut script, &clock);
         let Script { store, inserted, deleted, buried, moved, held, .. } = script;
         let disk = match left {
@@ -139,7 +156,7 @@ impl Fixture {
                 store.close().unwrap();
                 disk.kill()
             }
-            Left::Killed => disk.kill(),
+            Left::Killed | Left::Reopened => disk.kill(),
             Left::PowerCut => disk.power_cut(1),
         };
         drop(held);

@@ -18,7 +18,7 @@ use check::{Case, What, run};
 use fixture::{Fixture, Left};
 use random::World;
 
-const ALL_WAYS: [Left; 3] = [Left::Closed, Left::Killed, Left::PowerCut];
+const ALL_WAYS: [Left; 4] = [Left::Closed, Left::Killed, Left::PowerCut, Left::Reopened];
 
 /// Every how-manieth byte is taken of those that are like their neighbours: payloads and unused space.
 const SPARSE: usize = 509;

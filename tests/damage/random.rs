@@ -162,7 +162,7 @@ impl World {
         for id in self.fixture.live.iter().filter(|id| intact.contains(id)) {
             let delivered = drained.messages.contains_key(id);
             let salvaged = rescued.as_ref().is_some_and(|rescued| rescued.contains(id));
-            if !delivered && (self.fixture.left == Left::Killed || !salvaged) {
+            if !delivered && (self.fixture.left.was_killed() || !salvaged) {
                 let damage = &drained.damage;
                 return Err(format!(
                     "message {id} is intact and missing, salvaged: {salvaged}; {damage:?}"

@@ -116,6 +116,9 @@ pub(super) struct State {
     pub(super) locked: bool,
     pub(super) boot_id: String,
     pub(super) pid: u32,
+    /// How far the random numbers of this disk's stores have come: each open goes on from there, so that no two have the
+    /// same ones, as no two processes have.
+    pub(super) random: Arc<AtomicU64>,
 }
 
 impl State {
@@ -135,6 +138,7 @@ impl State {
             locked: false,
             boot_id: new_boot_id(),
             pid: FIRST_PID,
+            random: Arc::default(),
         }
     }
 
@@ -149,6 +153,7 @@ impl State {
             boot_id: self.boot_id.clone(),
             pid: self.pid + 1,
             creation_slack: self.creation_slack,
+            random: Arc::new(self.random.load(Ordering::Relaxed).into()),
             ..Self::new(self.capacity)
         }
     }
@@ -170,6 +175,7 @@ impl State {
             durable: left,
             pid: self.pid + 1,
             creation_slack: self.creation_slack,
+            random: Arc::new(self.random.load(Ordering::Relaxed).into()),
             ..Self::new(self.capacity)
         }
     }
