@@ -9,20 +9,32 @@
 
 use std::ops::Range;
 
-/// A sealed segment, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use crate::format::header::SEGMENT_IDS_MAX;
+
+/// A sealed segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Size {
     /// Up to its end.
     pub bytes: u64,
-    /// What of it is frames of messages that are not deleted.
+    /// What of it is frames of messages that are not deleted, in bytes.
     pub live: u64,
     /// Whether it may be rewritten now.
     pub free: bool,
+    /// No message of it has a lower id.
+    pub first_id: u64,
+    /// No message of it has this id or a higher one.
+    pub id_end: u64,
 }
 
 impl Size {
     fn garbage(&self) -> u64 {
         self.bytes.saturating_sub(self.live)
+    }
+
+    /// Whether one segment can hold the ids from the first one of `first` to the last one of this segment. Neighbours may
+    /// be far apart: an unclean open skips ids, and segments between them are gone.
+    fn is_in_reach_of(&self, first: &Size) -> bool {
+        self.id_end.checked_sub(first.first_id).is_some_and(|ids| ids <= SEGMENT_IDS_MAX)
     }
 }
 
@@ -58,7 +70,7 @@ pub(crate) fn is_due(segments: &[Size], policy: Policy) -> bool {
 }
 
 /// The stretch of `segments`, which are in the order of the log, that is to be rewritten into one of at most
-/// a segment's bytes; None if none has to be, or can be.
+/// a segment's bytes and ids; None if none has to be, or can be.
 pub(crate) fn choose(segments: &[Size], policy: Policy) -> Option<Range<usize>> {
     let segment_bytes = policy.segment_bytes;
     if !is_due(segments, policy) {
@@ -70,7 +82,11 @@ pub(crate) fn choose(segments: &[Size], policy: Policy) -> Option<Range<usize>> 
         for (at, size) in segments.iter().enumerate().skip(start).take(STRETCH_MAX) {
             live += size.live;
             garbage += size.garbage();
-            if !size.free || (live > segment_bytes && at > start) || !policy.has_room(live) {
+            if !size.free
+                || (live > segment_bytes && at > start)
+                || !policy.has_room(live)
+                || !size.is_in_reach_of(&segments[start])
+            {
                 break;
             }
             if policy.is_too_much(garbage, live)
@@ -95,12 +111,15 @@ fn with_small_neighbours(segments: &[Size], chosen: Range<usize>, policy: Policy
             && live + size.live <= segment_bytes
             && policy.has_room(live + size.live)
     };
-    while let Some(size) = segments.get(end).filter(|size| is_small(size, live)) {
+    while let Some(size) = segments.get(end).filter(|size| is_small(size, live))
+        && size.is_in_reach_of(&segments[start])
+    {
         live += size.live;
         end += 1;
     }
     while let Some(size) = start.checked_sub(1).map(|at| &segments[at])
         && is_small(&size, live)
+        && segments[end - 1].is_in_reach_of(size)
     {
         live += size.live;
         start -= 1;
@@ -143,6 +162,7 @@ mod tests {
                 bytes: messages.len() as u64 * MESSAGE,
                 live: messages.iter().filter(|live| **live).count() as u64 * MESSAGE,
                 free: true,
+                ..Size::default()
             };
             self.segments[..sealed].iter().map(size).collect()
         }
@@ -230,13 +250,33 @@ mod tests {
 
     #[test]
     fn small_neighbours_are_rewritten_too() {
-        let size = |bytes, live| Size { bytes, live, free: true };
+        let size = |bytes, live| Size { bytes, live, free: true, ..Size::default() };
         let holed = size(60_000, 10_000);
         // It makes the log due, and cannot be rewritten itself.
         let busy = Size { free: false, ..size(10 * SEGMENT, 0) };
         let [small, large] = [60_000, SEGMENT / 2].map(|bytes| size(bytes, bytes));
         assert_eq!(choose(&[small, holed, small, busy], POLICY), Some(0..3));
         assert_eq!(choose(&[large, holed, large, busy], POLICY), Some(1..2));
+    }
+
+    #[test]
+    fn a_stretch_ends_before_ids_that_are_out_of_its_reach() {
+        let size =
+            |bytes, live, first_id, id_end| Size { bytes, live, free: true, first_id, id_end };
+        let holed = |first_id, id_end| size(SEGMENT, 10_000, first_id, id_end);
+        let last = SEGMENT_IDS_MAX;
+        assert_eq!(choose(&[holed(0, 9), holed(9, last)], POLICY), Some(0..2));
+        assert_eq!(choose(&[holed(0, 9), holed(9, last + 1)], POLICY), Some(0..1));
+        let three = [holed(0, 9), holed(9, last + 1), holed(last + 1, last + 9)];
+        assert_eq!(choose(&three, POLICY), Some(1..3));
+        // It makes the log due, and cannot be rewritten itself.
+        let busy = Size { free: false, ..size(10 * SEGMENT, 0, 0, 0) };
+        let small = |first_id, id_end| size(20_000, 20_000, first_id, id_end);
+        let holed = |first_id, id_end| size(60_000, 29_000, first_id, id_end);
+        let between = |ids| [small(0, 9), holed(9, ids), small(ids, ids + 9), busy];
+        assert_eq!(choose(&between(last - 9), POLICY), Some(0..3));
+        assert_eq!(choose(&between(last), POLICY), Some(1..3));
+        assert_eq!(choose(&between(last + 9), POLICY), Some(1..2));
     }
 
     proptest! {
@@ -266,16 +306,27 @@ mod tests {
 
         #[test]
         fn what_is_chosen_fits_into_one_segment_and_is_mostly_garbage(
-            sizes in prop::collection::vec((0u64..SEGMENT, 0u64..=100, any::<bool>()), 0..40),
+            sizes in prop::collection::vec(
+                (0u64..SEGMENT, 0u64..=100, any::<bool>(), 0..=SEGMENT_IDS_MAX / 2), 0..40,
+            ),
         ) {
+            let mut first_id = 0;
             let sizes: Vec<Size> = sizes
                 .into_iter()
-                .map(|(bytes, share, free)| Size { bytes, live: bytes * share / 100, free })
+                .map(|(bytes, share, free, ids)| {
+                    let id_end = first_id + ids;
+                    let live = bytes * share / 100;
+                    let size = Size { bytes, live, free, first_id, id_end };
+                    first_id = id_end;
+                    size
+                })
                 .collect();
             if let Some(chosen) = choose(&sizes, POLICY) {
                 let chosen = &sizes[chosen];
                 prop_assert!(chosen.iter().all(|size| size.free));
                 prop_assert!(chosen.iter().map(|size| size.live).sum::<u64>() <= SEGMENT);
+                let ids = chosen[chosen.len() - 1].id_end - chosen[0].first_id;
+                prop_assert!(ids <= SEGMENT_IDS_MAX);
             }
         }
     }

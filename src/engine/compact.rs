@@ -16,6 +16,7 @@ use crate::compaction::{Policy, Size, choose, is_due};
 use crate::cursor::AckSet;
 use crate::error::Result;
 use crate::format::frame::read_verified_header;
+use crate::format::header::SEGMENT_IDS_MAX;
 use crate::log::{SEGMENT_OVERHEAD, Segment};
 use crate::storage::Spare;
 
@@ -175,14 +176,18 @@ fn size_of(s: &SegmentState, covered: u32, least: bool) -> Size {
     let live = s.live_bytes();
     if !s.segment.is_sealed() || s.live() == 0 {
         // It is dropped as a whole.
-        return Size { bytes: 0, live: 0, free: false };
+        return Size::default();
     }
     // What every segment has is no garbage.
     let frames = u64::from(s.segment.end()).saturating_sub(SEGMENT_OVERHEAD);
+    let first_id = s.segment.first_id;
     Size {
         bytes: frames.max(*live.start()),
         live: if least { *live.start() } else { *live.end() },
         free: !s.damaged && s.dropped_in.is_none() && s.segment.number < covered,
+        first_id,
+        // Where the next segment begins may be much farther.
+        id_end: s.id_end.min(first_id + SEGMENT_IDS_MAX),
     }
 }
 

@@ -13,6 +13,9 @@ pub(crate) const HEADER_BYTES: usize = 128;
 pub(crate) const HEADER_COPIES_AT: [usize; 2] = [0, 2048];
 /// Where the first frame lies.
 pub(crate) const FRAMES_START: u32 = 4096;
+/// The ids in a segment end at most so far behind its first one: frames, indexes and what is deleted name them by how far
+/// they are behind it, in 32 bits.
+pub(crate) const SEGMENT_IDS_MAX: u64 = u32::MAX as u64;
 
 const MAGIC: [u8; 8] = *b"MPONDSEG";
 

@@ -14,7 +14,7 @@ use super::appender::{Draft, ROLL_RESERVE, SEGMENTS_AHEAD_MAX, file_bytes};
 use super::index::{Lane, LaneIndex, MemoryIndex, Slot};
 use super::segment::Segment;
 use crate::format::frame::Envelope;
-use crate::format::header::{FRAMES_START, HEADER_COPIES_AT, Header};
+use crate::format::header::{FRAMES_START, HEADER_COPIES_AT, Header, SEGMENT_IDS_MAX};
 use crate::format::position::Position;
 use crate::planted::{Bug, planted};
 use crate::storage::{File, MapWriter, Mapping};
@@ -119,7 +119,7 @@ impl Active {
     /// Whether frames of `bytes` that use up `ids` fit, with room left for the frame that ends the segment.
     pub fn fits(&self, bytes: u64, next_id: u64) -> bool {
         u64::from(self.offset) + bytes + u64::from(ROLL_RESERVE) <= self.writer.len()
-            && next_id - self.segment.first_id <= u64::from(u32::MAX)
+            && next_id - self.segment.first_id <= SEGMENT_IDS_MAX
     }
 
     /// Copies a run that is known to fit.

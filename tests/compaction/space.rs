@@ -33,6 +33,16 @@ fn assert_written(disk: &Disk, load: &str, message_bytes: u64, bound: f64) {
     assert!(amplification <= bound, "{load}: {amplification:.2}");
 }
 
+/// What a program leaves that is killed so many times and inserts nothing.
+fn kills(mut disk: Disk, clock: &Clock, count: u32) -> Disk {
+    for _ in 0..count {
+        let store = options().open_simulated(&disk, clock).unwrap();
+        disk = disk.kill();
+        drop(store);
+    }
+    disk
+}
+
 /// Takes all that is there.
 fn drain(queue: &Queue) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
@@ -41,6 +51,42 @@ fn drain(queue: &Queue) -> Vec<Vec<u8>> {
         delivery.delete().unwrap();
     }
     all
+}
+
+/// Each unclean open skips 2^22 ids, so that one segment cannot hold the ids of all: what was chosen could not be rewritten,
+/// and its last segment was taken for damaged, one after the other.
+#[test]
+fn space_comes_back_though_kills_have_skipped_more_ids_than_a_segment_can_hold() {
+    let (mut disk, clock) = (Disk::new(), Clock::new());
+    for (kills_before, segments) in [(0, 5), (520, 5), (520, 15)] {
+        disk = kills(disk, &clock, kills_before);
+        let store = options().open_simulated(&disk, &clock).unwrap();
+        let (kept, queue) = (store.queue("kept").unwrap(), store.queue("q").unwrap());
+        for n in 0..segments {
+            kept.insert(payload(n, 1000)).unwrap();
+            queue.insert_batch(vec![payload(n, 5000); 11]).unwrap();
+            settle(&store);
+        }
+        disk = disk.kill();
+        drop((kept, queue, store));
+    }
+    let store = options().open_simulated(&disk, &clock).unwrap();
+    assert_eq!(drain(&store.queue("q").unwrap()).len(), 25 * 11);
+    settle(&store);
+    assert_bounded(&disk, 25 * 1040);
+    let segments = files(&disk).into_iter().filter(|(name, _)| name.ends_with(".seg")).count();
+    assert!(segments <= 6, "{segments} segments");
+
+    let disk = disk.kill();
+    let store = options().open_simulated(&disk, &clock).unwrap();
+    settle(&store);
+    assert_bounded(&disk, 25 * 1040);
+    let kept: Vec<Vec<u8>> = [5, 5, 15]
+        .into_iter()
+        .flat_map(|segments| (0..segments).map(|n| payload(n, 1000)))
+        .collect();
+    assert_eq!(drain(&store.queue("kept").unwrap()), kept);
+    assert_eq!(store.stats().damage, []);
 }
 
 #[test]

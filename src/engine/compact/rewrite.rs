@@ -97,11 +97,6 @@ impl Engine {
                 self.load_index(segment).map_err(|_| Abandoned::Io)?;
             }
         }
-        let id_end = {
-            let state = self.lock_state();
-            let at = place(&state, last).ok_or(Abandoned::Changed)?;
-            state.segments[at].id_end
-        };
         let most: u64 = {
             let state = self.lock_state();
             let most =
@@ -110,10 +105,6 @@ impl Engine {
         };
         let bytes = SEGMENT_OVERHEAD + most;
         let capacity = u32::try_from(bytes).map_err(|_| Abandoned::Damaged(first.clone()))?;
-        if u32::try_from(id_end.saturating_sub(first.first_id)).is_err() {
-            // Its ids would not fit into the frames.
-            return Err(Abandoned::Damaged(last.clone()));
-        }
         self.space.put_back(Spare::Copy, COPY_NAME);
         let lens = bytes..=bytes;
         let file = self.space.create_or_take(Spare::Copy, COPY_NAME, lens, Prepare::Reserve)?;
@@ -281,7 +272,8 @@ impl Rewrite {
             return false;
         }
         let first_id = segment.first_id + u64::from(old.arg);
-        let arg = (first_id - self.header.first_id) as u32;
+        // What was chosen fits, unless a frame claims ids of the segments behind its own.
+        let Ok(arg) = u32::try_from(first_id - self.header.first_id) else { return false };
         let envelope = Envelope { continued: false, mark: None, arg, ..old };
         let acks = self.sources[self.next - 1].acks.as_ref();
         for (n, (queue, priority)) in head.targets().enumerate() {
