@@ -26,6 +26,11 @@ impl<T> Lock<T> {
         self.0.lock().expect("a thread panicked inside of the store, its state cannot be trusted")
     }
 
+    /// The lock, also after a panic: for what holds at any moment.
+    pub fn lock_anyway(&self) -> Guard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The lock, unless a thread panicked while it held it.
     pub fn try_healthy(&self) -> Option<Guard<'_, T>> {
         self.0.lock().ok()

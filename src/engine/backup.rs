@@ -27,7 +27,7 @@ enum Copy {
     /// All of a file.
     File { name: String, file: Arc<dyn File> },
     /// A segment up to `end`, in a file of `len` bytes.
-    Part { name: String, data: Mapping, end: u64, len: u64 },
+    Part { segment: Arc<Segment>, end: u64, len: u64 },
 }
 
 /// What a backup still has to write: first the copies, then the cursor.
@@ -46,7 +46,7 @@ impl Engine {
             self.begin_backup(&mut maintenance, to)?
         };
         for copy in copies {
-            let name = copy.name().to_owned();
+            let name = copy.name();
             copy.run(to).map_err(|error| {
                 Error::io("cannot copy a file of the store", error).file(to.path(&name))
             })?;
@@ -113,7 +113,7 @@ impl Engine {
         copies.map_err(|error| Error::io("cannot read a segment", error).file(path))
     }
 
-    fn link_or_copy(&self, segment: &Segment, to: &dyn Storage) -> io::Result<Vec<Copy>> {
+    fn link_or_copy(&self, segment: &Arc<Segment>, to: &dyn Storage) -> io::Result<Vec<Copy>> {
         let (name, index) = (segment.name(), index_name(segment.file));
         if self.storage.link(&name, to).is_ok() {
             // It is made anew where it is missing.
@@ -129,18 +129,19 @@ impl Engine {
 
     /// A sealed segment up to its end, since what lies behind may be cut off at any moment; or the last one, up to where the
     /// log ends.
-    fn copy_part(&self, segment: &Segment, log_end: Option<u64>) -> io::Result<Copy> {
-        let data = segment.data(&*self.storage)?.clone();
+    fn copy_part(&self, segment: &Arc<Segment>, log_end: Option<u64>) -> io::Result<Copy> {
+        let data = segment.data(&*self.storage)?;
         let end = log_end.unwrap_or(segment.end().into()).min(data.published());
-        let len = log_end.and_then(|_| capacity(&data)).unwrap_or(end).max(end);
-        Ok(Copy::Part { name: segment.name(), data, end, len })
+        let len = log_end.and_then(|_| capacity(data)).unwrap_or(end).max(end);
+        Ok(Copy::Part { segment: segment.clone(), end, len })
     }
 }
 
 impl Copy {
-    fn name(&self) -> &str {
+    fn name(&self) -> String {
         match self {
-            Copy::File { name, .. } | Copy::Part { name, .. } => name,
+            Copy::File { name, .. } => name.clone(),
+            Copy::Part { segment, .. } => segment.name(),
         }
     }
 
@@ -150,10 +151,12 @@ impl Copy {
                 let len = file.len()?;
                 write(to, &name, len, len, |at, piece| file.read_at(at, piece))
             }
-            Copy::Part { name, data, end, len } => write(to, &name, len, end, |at, piece| {
-                piece.copy_from_slice(data.bytes(at..at + piece.len() as u64));
-                Ok(())
-            }),
+            Copy::Part { segment, end, len } => {
+                write(to, &segment.name(), len, end, |at, piece| {
+                    piece.copy_from_slice(segment.bytes(at..at + piece.len() as u64));
+                    Ok(())
+                })
+            }
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Closing: no more gets, then no more of anything, then a cursor that ends exactly where the log does.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::compact::COPY_NAME;
 use super::queue_entry::QueueEntry;
+use super::state::State;
 use super::{Engine, open, poisoned};
 use crate::clock::real_now;
 use crate::dispatch::{Entry, Place};
@@ -58,7 +60,13 @@ impl Engine {
             self.closed.store(true, Ordering::Release);
             self.log.close();
             // Only deliveries keep bytes mapped from now on.
+            maintenance.sweep = None;
+            state.untrimmed.clear();
+            let lanes = state.queues.values_mut().flat_map(|queue| &mut queue.lanes);
+            lanes.for_each(|lane| lane.forget(0..=u32::MAX));
+            self.hold_mapped(&state);
             state.segments.clear();
+            state.retired.clear();
             state.queues.values().for_each(|queue| queue.shared.wake_for_room());
         }
         let outcome = self.give_back_unused().and(outcome);
@@ -114,6 +122,22 @@ impl Engine {
             let _ = self.close(Duration::ZERO);
         } else {
             self.stop_background();
+            self.hold_mapped(&self.state.lock_anyway());
+        }
+    }
+
+    /// Holds the files of segments that somebody has, deliveries above all: they may keep them longer than this engine
+    /// keeps the directory locked, and whoever has it next must not change what they have mapped.
+    fn hold_mapped(&self, state: &State) {
+        let segments = state.segments.iter().map(|s| &s.segment);
+        let mut segments = segments.chain(state.retired.iter().map(|r| &r.segment));
+        let held = segments.try_for_each(|segment| match Arc::strong_count(segment) {
+            1 => Ok(()),
+            _ => segment.hold(&*self.storage),
+        });
+        if held.is_err() {
+            // Then nobody has it next, until this process ends.
+            std::mem::forget(self.directory_lock.lock_anyway().take());
         }
     }
 

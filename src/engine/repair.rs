@@ -168,7 +168,7 @@ impl Opening {
         Ok(())
     }
 
-    /// Gives a file that has other names to this one alone. Crash windows: the copy, which the next open removes, or the
+    /// Gives a file that others have too to this name alone. Crash windows: the copy, which the next open removes, or the
     /// file as it was.
     fn part(&self, name: &str) -> std::io::Result<()> {
         let file = self.storage.open_read(name)?;
@@ -191,8 +191,8 @@ impl Opening {
     ) -> std::io::Result<()> {
         const CHUNK: u64 = 1 << 20;
         let used = if planted(Bug::LeftBehindTheEnd) { end } else { used };
-        if from < used && self.storage.is_linked(name) {
-            // A backup has the same file.
+        if from < used && (self.storage.is_linked(name) || self.storage.is_held(name)) {
+            // A backup has the same file, or a delivery of an earlier owner has it mapped.
             self.part(name)?;
         }
         let file = self.storage.open(name)?;

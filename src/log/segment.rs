@@ -1,6 +1,6 @@
 //! One segment file: its identity, its bytes once they are mapped, its index once it is sealed.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -10,7 +10,7 @@ use crate::format::frame::{self, Found};
 use crate::format::header::Header;
 use crate::format::position::Position;
 use crate::lock::Lock;
-use crate::storage::{Mapping, Storage};
+use crate::storage::{Hold, Mapping, Storage};
 use crate::sync::atomic::{AtomicU32, Ordering};
 
 pub(crate) fn segment_name(number: u32) -> String {
@@ -51,6 +51,8 @@ pub(crate) struct Segment {
     /// Behind its last frame; 0 while it is active.
     end: AtomicU32,
     data: OnceLock<Mapping>,
+    /// Its file is held for as long as somebody has this.
+    hold: OnceLock<Hold>,
     index: Lock<Option<Arc<LaneIndex>>>,
 }
 
@@ -65,6 +67,7 @@ impl Segment {
             seed: Seed::new(salt),
             end: AtomicU32::new(end),
             data: OnceLock::new(),
+            hold: OnceLock::new(),
             index: Lock::default(),
         }
     }
@@ -81,6 +84,17 @@ impl Segment {
     pub fn give_up(self: Arc<Self>) -> bool {
         let segment = Arc::into_inner(self);
         segment.is_some_and(|segment| segment.data.into_inner().is_none_or(Mapping::give_up))
+    }
+
+    /// Holds the file until nobody has the segment, since the directory is not locked for as long.
+    pub fn hold(&self, storage: &dyn Storage) -> io::Result<()> {
+        match storage.hold(&self.name()) {
+            Ok(hold) => drop(self.hold.set(hold)),
+            // Nobody can find it, or change it.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     pub fn name(&self) -> String {

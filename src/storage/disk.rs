@@ -14,7 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use fs2::FileExt as _;
 use memmap2::MmapOptions;
 
-use super::{Entry, File, LOCK, Lock, LockError, MapWriter, Mapping, Prepare, Storage, Writing};
+use super::{
+    Entry, File, Hold, LOCK, Lock, LockError, MapWriter, Mapping, Prepare, Storage, Writing,
+};
 
 /// How many zeroes are written at a time: a larger write would leave a large folio in the page cache, all of which the
 /// kernel counts as dirty, against whatever limits there are, when a byte of it is written.
@@ -186,6 +188,23 @@ impl Storage for RealDirectory {
         }
     }
 
+    fn hold(&self, name: &str) -> io::Result<Hold> {
+        let file = fs::File::open(self.dir.join(name))?;
+        fs2::FileExt::try_lock_shared(&file)?;
+        Ok(Box::new(RealHold(file)))
+    }
+
+    fn is_held(&self, name: &str) -> bool {
+        let free = || -> io::Result<()> {
+            let file = fs::OpenOptions::new().read(true).write(true).open(self.dir.join(name))?;
+            file.try_lock_exclusive()?;
+            // As for a hold, closing the file is not enough.
+            fs2::FileExt::unlock(&file)
+        };
+        // Where the system does not say, it is taken for granted.
+        free().is_err_and(|error| error.kind() != ErrorKind::NotFound)
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         fs::rename(self.dir.join(from), self.dir.join(to))
     }
@@ -250,6 +269,17 @@ impl Drop for RealLock {
     fn drop(&mut self) {
         // Closing the file is not enough: a child process that is being started shares it until it runs its program.
         let _ = fs2::FileExt::unlock(&self.file);
+    }
+}
+
+/// The held file. The system releases it when the process ends.
+#[derive(Debug)]
+struct RealHold(fs::File);
+
+impl Drop for RealHold {
+    fn drop(&mut self) {
+        // As for the lock of the directory, closing the file is not enough.
+        let _ = fs2::FileExt::unlock(&self.0);
     }
 }
 

@@ -10,9 +10,11 @@
 //!   `ResourceBusy` to everything else.
 //! - Bytes that a live [`Mapping`] may read (those below its `published`) are not rewritten, not cut off by `set_len`,
 //!   and not mapped for writing through a second handle. Nothing can check that on a real disk at a bearable price;
-//!   the simulated one panics, so every test that runs on it is a test of this rule too.
+//!   the simulated one panics, so every test that runs on it is a test of this rule too. Who gives up the lock of the
+//!   directory before a mapping holds the file for as long.
 //! - A name has no directory in front of it, or one that `create_dir` made: `"LOCK"`, `"quarantine/x"`.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -80,6 +82,9 @@ pub(crate) trait Lock: Send + Sync {
     fn note(&self, text: &str) -> io::Result<()>;
 }
 
+/// Holds a file until it is dropped, or the process dies: see [`Storage::hold`].
+pub(crate) type Hold = Box<dyn fmt::Debug + Send + Sync>;
+
 /// A directory of files.
 pub(crate) trait Storage: Send + Sync {
     /// Takes the lock, or fails at once.
@@ -101,6 +106,10 @@ pub(crate) trait Storage: Send + Sync {
     fn link(&self, name: &str, to: &dyn Storage) -> io::Result<()>;
     /// Whether a file has another name besides, so that what is written to it is written there too.
     fn is_linked(&self, name: &str) -> bool;
+    /// Lets whoever has the lock next know that a file is mapped.
+    fn hold(&self, name: &str) -> io::Result<Hold>;
+    /// Whether somebody holds a file, so that it must not change: somebody who had the lock before may have it mapped.
+    fn is_held(&self, name: &str) -> bool;
     /// Replaces `to` if it exists, atomically; durable after `sync_dir`.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file. Handles and mappings of it stay valid.

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Entry, File, Lock, LockError, MapWriter, Mapping, Prepare, Storage, Writing};
+use super::{Entry, File, Hold, Lock, LockError, MapWriter, Mapping, Prepare, Storage, Writing};
 
 /// How often a file is read again that becomes shorter meanwhile.
 const TRIES: usize = 10;
@@ -46,6 +46,14 @@ impl Storage for ReadOnly {
 
     fn is_linked(&self, name: &str) -> bool {
         self.0.is_linked(name)
+    }
+
+    fn hold(&self, _name: &str) -> io::Result<Hold> {
+        refused()
+    }
+
+    fn is_held(&self, name: &str) -> bool {
+        self.0.is_held(name)
     }
 
     fn rename(&self, _from: &str, _to: &str) -> io::Result<()> {

@@ -417,3 +417,20 @@ fn the_boot_has_a_name() {
     let id = RealDirectory::open(Path::new(".")).unwrap().boot_id();
     assert_eq!((id.len(), id.trim()), (36, &*id));
 }
+
+#[test]
+fn a_file_is_held_until_the_last_hold_is_dropped_whatever_its_name() {
+    on_both(|storage| {
+        storage.create("a", 10, Prepare::Reserve).unwrap();
+        storage.create("b", 10, Prepare::Reserve).unwrap();
+        let holds = [storage.hold("a").unwrap(), storage.hold("a").unwrap()];
+        storage.rename("a", "c").unwrap();
+        assert!(storage.is_held("c") && !storage.is_held("b") && !storage.is_held("a"));
+        let [first, last] = holds;
+        drop(first);
+        assert!(storage.is_held("c"));
+        drop(last);
+        assert!(!storage.is_held("c"));
+        assert_eq!(kind(storage.hold("a")), Some(ErrorKind::NotFound));
+    });
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::{
-    Entry, File, LOCK, Lock, LockError, MapWriter, Mapping, Prepare, Storage, Writing,
+    Entry, File, Hold, LOCK, Lock, LockError, MapWriter, Mapping, Prepare, Storage, Writing,
 };
 use super::state::io_error;
 use super::{Disk, FaultKind};
@@ -92,6 +92,17 @@ impl Storage for Disk {
 
     fn is_linked(&self, _name: &str) -> bool {
         false
+    }
+
+    fn hold(&self, name: &str) -> io::Result<Hold> {
+        let state = self.state();
+        let inode = state.find(name)?;
+        Ok(Box::new(state.inode(inode).hold()))
+    }
+
+    fn is_held(&self, name: &str) -> bool {
+        let state = self.state();
+        state.find(name).is_ok_and(|inode| state.inode(inode).is_held())
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

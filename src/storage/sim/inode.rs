@@ -75,6 +75,8 @@ pub(super) struct Inode {
     dirty: BTreeMap<usize, Arc<History<Sector>>>,
     /// Handles share it.
     open: Arc<()>,
+    /// Whoever holds it shares this.
+    held: Arc<()>,
     /// Lives as long as the writer of the mapping.
     writer: Weak<()>,
     /// What is or was mapped.
@@ -106,6 +108,7 @@ impl Inode {
             past_len: None,
             dirty: BTreeMap::new(),
             open: Arc::default(),
+            held: Arc::default(),
             writer: Weak::new(),
             mapped: Vec::new(),
         }
@@ -152,6 +155,15 @@ impl Inode {
 
     pub(super) fn is_open(&self) -> bool {
         Arc::strong_count(&self.open) > 1
+    }
+
+    /// For as long as it lives, the file is held.
+    pub(super) fn hold(&self) -> Arc<()> {
+        Arc::clone(&self.held)
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        Arc::strong_count(&self.held) > 1
     }
 
     fn has_writer(&self) -> bool {

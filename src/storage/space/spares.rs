@@ -70,7 +70,7 @@ impl Space {
     }
 
     /// As [`put_back`](Space::put_back), for files that mean something to an open: they are changed only once it would
-    /// not find them any more. Nobody may have them mapped.
+    /// not find them any more. Nobody may have them mapped who does not hold them.
     ///
     /// An error is that of a sync of the directory, after which nothing may go on.
     pub fn give_back(&self, spare: Spare, names: &[String]) -> io::Result<()> {
@@ -84,8 +84,9 @@ impl Space {
 
     /// Whether a spare was made of it.
     fn put_back_one(&self, spare: Spare, name: &str, bytes: SpareBytes) -> bool {
-        // What a backup shares must stay as it is.
-        let missing = match self.is_complete() || self.storage.is_linked(name) {
+        // What a backup shares must stay as it is, and what a delivery of an earlier owner of the store may have mapped.
+        let shared = || self.storage.is_linked(name) || self.storage.is_held(name);
+        let missing = match self.is_complete() || shared() {
             true => None,
             false => self.missing(spare, bytes),
         };

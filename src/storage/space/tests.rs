@@ -94,6 +94,17 @@ fn what_a_backup_shares_is_not_used_again() {
 }
 
 #[test]
+fn what_somebody_holds_is_not_used_again() {
+    let (disk, space) = space(1000 * K, None);
+    let [held, free] = ["held", "free"].map(str::to_owned);
+    disk.write_file(&held, vec![7; 8 << 10]);
+    disk.write_file(&free, vec![7; 8 << 10]);
+    let _hold = Storage::hold(&disk, &held).unwrap();
+    space.give_back(Spare::Log, &[held, free]).unwrap();
+    assert_eq!(disk.file_names(), ["spare.log-1"]);
+}
+
+#[test]
 fn a_cursor_takes_the_place_of_a_compaction_or_of_the_log_if_it_must() {
     let (_, space) = space(96 * K, None);
     space.hold_back(SpareBytes { copy: 40 * K, ..BYTES }).unwrap();
