@@ -46,6 +46,8 @@ pub(crate) enum Bug {
     OneCursorOfAnOpen,
     /// What lies behind the end of a recovered log stays there.
     LeftBehindTheEnd,
+    /// Nobody is told that a delivery still has a segment mapped when its store is closed.
+    DeliveryNotHeld,
     /// Ids are given out again that no file remembers.
     IdsUsedAgain,
     /// What was in flight when the process died comes back uncounted.

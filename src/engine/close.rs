@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::format::record::SET;
 use crate::format::record::settle::{Placed, encode_set};
 use crate::log::{Draft, PrepareFailed, Purpose};
+use crate::planted::{Bug, planted};
 use crate::storage::Spare;
 use crate::sync::atomic::Ordering;
 
@@ -133,6 +134,7 @@ impl Engine {
         let mut segments = segments.chain(state.retired.iter().map(|r| &r.segment));
         let held = segments.try_for_each(|segment| match Arc::strong_count(segment) {
             1 => Ok(()),
+            _ if planted(Bug::DeliveryNotHeld) => Ok(()),
             _ => segment.hold(&*self.storage),
         });
         if held.is_err() {
