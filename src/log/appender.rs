@@ -2,7 +2,7 @@
 //!
 //! Under the append lock a run is copied into the segment, the first words of its frames stored last, in their order, so
 //! that a kill leaves a run without its last frame, which does not count. No file is touched under the lock:
-//! segments are prepared beforehand, and an append that finds none gives up and says what it needs.
+//! segments are prepared beforehand (`prepare.rs`), and an append that finds none gives up and says what it needs.
 //!
 //! Crash windows of a roll: the old segment's last frame names the next one, whose header is not there yet (the
 //! next segment begins with nothing); the header without a frame (an empty active segment). Recovery takes both
@@ -15,21 +15,19 @@ use std::time::Instant;
 
 use super::commit::{Commit, SyncFailed, Unsynced};
 use super::index::Lane;
+use super::prepare::{
+    LogSettings, PrepareFailed, file_bytes, no_number_left, prepare_file, sync_prepared,
+};
 use super::segment::segment_name;
 use super::tail::{Active, Prepared, Tail};
 use crate::format::checksum::crc32;
 use crate::format::frame::frame_bytes;
-use crate::format::header::{FRAMES_START, Header};
 use crate::format::position::Position;
 use crate::format::record;
 use crate::lock::{Guard, Lock};
 use crate::planted::{Bug, planted};
-use crate::random::Entropy;
-use crate::storage::{File, Prepare, Space, Spare, Storage, Writing};
+use crate::storage::{File, Prepare, Space, Storage};
 use crate::sync::atomic::{AtomicBool, Ordering};
-
-/// Kept free at the end of a segment for the frame that names the next one, with a mark.
-pub(crate) const ROLL_RESERVE: u32 = 40;
 
 /// Segments that the appender may be ahead of the last cursor; beyond that an append waits for a checkpoint.
 pub(super) const SEGMENTS_AHEAD_MAX: usize = 4;
@@ -114,14 +112,6 @@ pub(crate) enum Refused {
     },
 }
 
-#[derive(Clone)]
-pub(crate) struct LogSettings {
-    pub store: [u8; 16],
-    pub segment_bytes: u32,
-    pub prepare: Prepare,
-    pub entropy: Entropy,
-}
-
 /// Where an opened log goes on.
 pub(crate) struct Start {
     pub active: Active,
@@ -130,133 +120,12 @@ pub(crate) struct Start {
     pub next_number: u32,
 }
 
-/// Why a segment could not be made ready.
-pub(crate) enum PrepareFailed {
-    /// Nothing was promised yet: there is no space, or no permission.
-    Create(io::Error),
-    /// A sync failed. The store is poisoned.
-    Sync(SyncFailed),
-}
-
 pub(crate) struct Log {
     storage: Arc<dyn Storage>,
     space: Arc<Space>,
     settings: LogSettings,
     tail: Lock<Tail>,
     commit: Commit,
-}
-
-/// Where zeroes are written ahead, the first segment after an open is this long at most, in bytes, and each one after it
-/// twice as long as the one before: an open writes few of them, and a small store stays small.
-const FIRST_ZEROED_BYTES: u32 = 1 << 20;
-
-/// How long the segment is that a store at rest ends with, in bytes.
-const AT_REST_BYTES: u32 = 64 << 10;
-
-impl LogSettings {
-    /// How segments are written. Where zeroes are written ahead, syncs are frequent.
-    pub fn writing(&self) -> Writing {
-        match self.prepare {
-            Prepare::Zero => Writing::Calls,
-            Prepare::Reserve => Writing::Stores,
-        }
-    }
-
-    /// How long the first segment is that an open makes, in bytes.
-    pub fn first_segment_bytes(&self) -> u32 {
-        match self.prepare {
-            Prepare::Zero => self.segment_bytes.min(FIRST_ZEROED_BYTES),
-            Prepare::Reserve => self.segment_bytes,
-        }
-    }
-
-    /// How long a segment is that follows one of `before` bytes.
-    fn next_segment_bytes(&self, before: u64) -> u64 {
-        match self.prepare {
-            Prepare::Zero => {
-                (before * 2).max(FIRST_ZEROED_BYTES.into()).min(self.segment_bytes.into())
-            }
-            Prepare::Reserve => self.segment_bytes.into(),
-        }
-    }
-}
-
-/// What a segment file takes besides its frames.
-pub(crate) const SEGMENT_OVERHEAD: u64 = (FRAMES_START + ROLL_RESERVE) as u64;
-
-/// How long a segment file must be to hold `frames_bytes` of frames.
-pub(crate) fn file_bytes(frames_bytes: u64) -> u64 {
-    SEGMENT_OVERHEAD + frames_bytes
-}
-
-/// How many bytes of frames fit in a segment file.
-pub(crate) fn frames_capacity(segment_bytes: u32) -> u64 {
-    u64::from(segment_bytes.saturating_sub(FRAMES_START + ROLL_RESERVE))
-}
-
-/// After some four billion segments.
-pub(crate) fn no_number_left() -> io::Error {
-    io::Error::other("no segment number is left")
-}
-
-/// Creates the file of a segment, as long as the upper of these limits, or for what settles as long as the spare that it
-/// finds.
-///
-/// Crash windows: the file without its name, with a wrong length, or durable and all zeros. An open takes each
-/// for an unused segment and removes it.
-pub(crate) fn prepare_file(
-    space: &Space,
-    settings: &LogSettings,
-    number: u32,
-    bytes: RangeInclusive<u64>,
-    purpose: Purpose,
-    created_at: u64,
-) -> io::Result<Prepared> {
-    let name = segment_name(number);
-    let file = match purpose {
-        Purpose::Insert => space.create(&name, *bytes.end(), settings.prepare)?,
-        Purpose::Settle => space.create_or_take(Spare::Log, &name, bytes, settings.prepare)?,
-    };
-    prepared(file, settings, number, created_at).inspect_err(|_| {
-        space.remove(&name);
-    })
-}
-
-/// A file that was prepared before and never used, and holds nothing but zeros.
-pub(crate) fn reuse_file(
-    storage: &dyn Storage,
-    settings: &LogSettings,
-    number: u32,
-    created_at: u64,
-) -> io::Result<Prepared> {
-    prepared(storage.open(&segment_name(number))?, settings, number, created_at)
-}
-
-fn prepared(
-    file: Arc<dyn File>,
-    settings: &LogSettings,
-    number: u32,
-    created_at: u64,
-) -> io::Result<Prepared> {
-    let capacity = u32::try_from(file.len()?).map_err(io::Error::other)?;
-    let header = Header {
-        store: settings.store,
-        number,
-        replaces_first: number,
-        replaces_last: number,
-        first_id: 0,
-        salt: settings.entropy.next_u64()?,
-        created_at,
-        capacity,
-    };
-    let writer = file.map_write(settings.writing())?;
-    Ok(Prepared { header, file, writer, present: 0 })
-}
-
-/// Makes a prepared file and its name durable. A failure here is a failed sync.
-pub(crate) fn sync_prepared(storage: &dyn Storage, prepared: &Prepared) -> io::Result<()> {
-    prepared.file.sync_data()?;
-    if planted(Bug::DirectorySyncLeftOut) { Ok(()) } else { storage.sync_dir() }
 }
 
 impl Log {
@@ -489,7 +358,7 @@ impl Log {
 
     /// Seals the active segment, and goes on in a short one.
     pub fn seal_for_rest(&self, created_at: u64) -> Result<(), PrepareFailed> {
-        let bytes = u64::from(AT_REST_BYTES.min(self.settings.segment_bytes));
+        let bytes = u64::from(self.settings.rest_segment_bytes());
         let prepared = self.make(bytes..=bytes, Purpose::Insert, created_at)?;
         let mut tail = self.tail.lock();
         // They are too large for a store at rest, and have lower numbers.

@@ -4,11 +4,9 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::appender::{
-    Appended, Draft, Log, LogSettings, PrepareFailed, Purpose, Refused, Start, prepare_file,
-    sync_prepared,
-};
+use super::appender::{Appended, Draft, Log, Purpose, Refused, Start};
 use super::index::Lane;
+use super::prepare::{LogSettings, PrepareFailed, prepare_file, sync_prepared};
 use super::tail::Active;
 use crate::format::header::FRAMES_START;
 use crate::format::record::{RESUME, encode_queue};

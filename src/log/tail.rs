@@ -10,8 +10,9 @@ use std::time::Instant;
 
 use smallvec::SmallVec;
 
-use super::appender::{Draft, ROLL_RESERVE, SEGMENTS_AHEAD_MAX, file_bytes};
+use super::appender::{Draft, SEGMENTS_AHEAD_MAX};
 use super::index::{Lane, LaneIndex, MemoryIndex, Slot};
+use super::prepare::{ROLL_RESERVE, file_bytes};
 use super::segment::Segment;
 use crate::format::frame::Envelope;
 use crate::format::header::{FRAMES_START, HEADER_COPIES_AT, Header, SEGMENT_IDS_MAX};

@@ -4,9 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::super::fixture::{ID_CEILING, LANE, SEGMENT_BYTES, World, message, settings};
+use super::super::prepare::{AT_REST_BYTES, ROLL_RESERVE, frames_capacity};
 use super::super::survey::survey;
 use super::*;
 use crate::clock::real_now;
+use crate::format::header::FRAMES_START;
+use crate::storage::Spare;
 use crate::storage::SpareBytes;
 use crate::storage::sim::{Fault, FaultKind};
 
