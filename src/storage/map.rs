@@ -439,7 +439,7 @@ impl Calls {
     }
 
     fn call(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        super::disk::write_all_at(&self.file, at, bytes)
+        super::disk::file::write_all_at(&self.file, at, bytes)
     }
 }
 
