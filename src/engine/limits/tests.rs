@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use super::super::fixture;
+use super::super::lane::Head;
 use super::*;
 use crate::clock::Clock;
+use crate::format::position::Position;
 use crate::format::record::insert::InsertHead;
+use crate::log::Lane;
 use crate::message::Message;
 use crate::options::Durability;
 use crate::queue::Queue;
