@@ -279,11 +279,19 @@ impl Log {
         let mut body = Vec::with_capacity(5);
         record::encode_roll(next.header.number, &mut body);
         let roll = [Draft::record(record::ROLL, &body)];
-        old.write_run(&roll, None, tail.next_id).map_err(|error| self.fail(error))?;
-        tail.seal_active(old);
-        let next = Active::begin(next, tail.next_id).map_err(|error| self.fail(error))?;
-        tail.active = Some(next);
-        Ok(())
+        let begun = old.write_run(&roll, None, tail.next_id);
+        match begun.and_then(|()| Active::begin(next, tail.next_id)) {
+            Ok(next) => {
+                tail.seal_active(old);
+                tail.active = Some(next);
+                Ok(())
+            }
+            Err(error) => {
+                // Nothing is appended any more, and whoever looks finds the log as it was.
+                tail.active = Some(old);
+                Err(self.fail(error))
+            }
+        }
     }
 
     /// Returns when all before `target` is on stable storage.
