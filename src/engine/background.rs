@@ -9,7 +9,7 @@ use crate::lock::{Lock, Signal};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::{self, JoinHandle};
 
-/// How long maintenance that has failed is not tried again for the sake of messages that have expired.
+/// When maintenance that has failed is tried again.
 const AFTER_ERROR: Duration = Duration::from_secs(1);
 
 /// A thread, and how it is told to look.
@@ -94,10 +94,12 @@ fn maintain(engine: &Engine) -> Option<Duration> {
     }
     let sync_by = engine.log.tail().sync_by();
     let until_sync = sync_by.map(|due| due.saturating_duration_since(engine.now().mono));
-    // An error may have come before the sweep that is due.
-    let at_least = if done.is_ok() { Duration::ZERO } else { AFTER_ERROR };
-    let until_sweep = engine.sleep_until_sweep().map(|until| until.max(at_least));
-    match (until_sync, until_sweep) {
+    let until_more = match done {
+        Ok(_) => engine.sleep_until_sweep(),
+        // It is tried again though nobody asks for it, and not at once, though a sweep may be due.
+        Err(_) => Some(AFTER_ERROR),
+    };
+    match (until_sync, until_more) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     }

@@ -55,7 +55,11 @@ impl Engine {
                 maintenance.retry_changes = self.space.changes();
                 Ok(false)
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                // It stays due.
+                self.lock_state().reclaimable = true;
+                Err(error)
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod rewrite;
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use super::Engine;
@@ -59,7 +60,8 @@ impl Engine {
             Abandoned::Full => maintenance.compact_full = Some(self.space.changes()),
             Abandoned::Io => {
                 let more = RETRY_BYTES.min(self.settings.segment_bytes);
-                maintenance.compact_at = self.log.tail().written_bytes() + more;
+                let grown = self.log.tail().written_bytes() + more;
+                maintenance.compact_failed = Some((grown, self.space.changes()));
             }
         }
     }
@@ -73,8 +75,10 @@ impl Engine {
     }
 
     fn begin_if_due(&self, maintenance: &mut Maintenance) -> Result<bool> {
-        if self.log.tail().written_bytes() < maintenance.compact_at
-            || maintenance.compact_full == Some(self.space.changes())
+        let changes = self.space.changes();
+        let waits = |(grown, then)| changes == then && self.log.tail().written_bytes() < grown;
+        if maintenance.compact_full == Some(changes)
+            || maintenance.compact_failed.is_some_and(waits)
         {
             return Ok(false);
         }
@@ -92,7 +96,9 @@ impl Engine {
             return Ok(false);
         }
         if let Some(segment) = self.unclear() {
-            self.weigh(&segment)?;
+            if let Err(abandoned) = self.weigh(&segment) {
+                self.give_up(maintenance, &abandoned);
+            }
             return Ok(true);
         }
         let sizes = sizes(false);
@@ -129,16 +135,13 @@ impl Engine {
     }
 
     /// Finds out what the messages of a segment take that are not deleted.
-    fn weigh(&self, segment: &Arc<Segment>) -> Result<()> {
-        if segment.index().is_none() && self.load_index(segment).is_err() {
-            self.fix(segment);
-            return Ok(());
-        }
+    fn weigh(&self, segment: &Arc<Segment>) -> std::result::Result<(), Abandoned> {
+        self.load_index(segment).map_err(|_| Abandoned::Io)?;
         let Some(acks) = self.acks_of(segment) else { return Ok(()) };
-        let Ok(data) = segment.data(&*self.storage) else {
-            self.fix(segment);
-            return Ok(());
-        };
+        let data = segment.data(&*self.storage).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Abandoned::Damaged(segment.clone()),
+            _ => Abandoned::Io,
+        })?;
         let bytes = data.get(0..data.published().min(segment.end().into())).unwrap_or_default();
         let mut weight = Weight { acked: acks.count(), ..Weight::default() };
         for offset in live_offsets(segment, &acks) {

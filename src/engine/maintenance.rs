@@ -33,10 +33,10 @@ pub(super) struct Maintenance {
     pub position: Position,
     /// The compaction that has begun.
     pub rewrite: Option<Rewrite>,
-    /// No compaction before the log has grown to this.
-    pub compact_at: u64,
-    /// There was no space for one when [`Space::changes`](crate::storage::Space::changes) was this.
+    /// There was no space for a compaction when [`Space::changes`](crate::storage::Space::changes) was this.
     pub compact_full: Option<u64>,
+    /// One has met an error: none before the log has grown to this, or there may be space again as above.
+    pub compact_failed: Option<(u64, u64)>,
     /// The sweep that has begun.
     pub sweep: Option<Sweep>,
     /// No other sweep before this time.

@@ -126,60 +126,63 @@ impl Engine {
     }
 
     /// Loads the index of a sealed segment: from its file, or by walking the segment. If that finds damage, messages
-    /// that were counted may be gone, so all are counted anew.
+    /// that were counted may be gone, so all are counted anew: now, or if an error comes between, with the next index.
     pub(super) fn load_index(&self, segment: &Arc<Segment>) -> Result<()> {
-        let mut damaged = self.load_one_index(segment)?;
-        while damaged {
-            let missing = {
-                let mut state = self.lock_open()?;
-                let mut tail = self.log.tail();
-                state.absorb(&mut tail);
-                let sealed = state.segments.iter().map(|s| &s.segment).filter(|s| s.is_sealed());
-                let missing = sealed.clone().find(|segment| segment.index().is_none()).cloned();
-                if missing.is_none()
-                    && let Some(active) = tail.active()
-                {
-                    state.recount(active.segment.number, &active.index);
-                }
-                missing
-            };
-            match missing {
-                Some(segment) => drop(self.load_one_index(&segment)?),
-                None => damaged = false,
-            }
+        self.load_one_index(segment)?;
+        while let Some(missing) = self.recount_if_due()? {
+            self.load_one_index(&missing)?;
         }
         Ok(())
     }
 
-    /// Whether damage was found.
-    fn load_one_index(&self, segment: &Arc<Segment>) -> Result<bool> {
-        if segment.index().is_some() {
-            return Ok(false);
+    /// Counts all messages, if that is due, unless the index of a segment is missing for it, which it returns.
+    fn recount_if_due(&self) -> Result<Option<Arc<Segment>>> {
+        let mut state = self.lock_open()?;
+        if !state.recount_due {
+            return Ok(None);
         }
-        let id_end = || -> Result<Option<u64>> {
+        let mut tail = self.log.tail();
+        state.absorb(&mut tail);
+        let mut sealed = state.segments.iter().map(|s| &s.segment).filter(|s| s.is_sealed());
+        let missing = sealed.find(|segment| segment.index().is_none()).cloned();
+        if missing.is_none()
+            && let Some(active) = tail.active()
+        {
+            state.recount(active.segment.number, &active.index);
+            state.recount_due = false;
+        }
+        Ok(missing)
+    }
+
+    fn load_one_index(&self, segment: &Arc<Segment>) -> Result<()> {
+        if segment.index().is_some() {
+            return Ok(());
+        }
+        let known = || -> Result<Option<(u64, u64)>> {
             let state = self.lock_open()?;
             let at = super::lane::find(&state.segments, segment.number);
-            Ok(at.map(|at| state.segments[at].id_end))
+            Ok(at.map(|at| (state.segments[at].id_end, state.segments[at].messages)))
         };
         // One that was reclaimed meanwhile had nothing left in it.
         let reclaimed = || segment.set_index(LaneIndex::Memory(MemoryIndex::default()));
-        let Some(end) = id_end()? else {
+        let Some((id_end, messages)) = known()? else {
             reclaimed();
-            return Ok(false);
+            return Ok(());
         };
-        let (index, damage) = load_index(&*self.storage, segment, end)
+        let (index, damage) = load_index(&*self.storage, segment, id_end, messages)
             .map_err(|error| self.unreadable(segment, error))?;
-        if id_end()?.is_none() {
+        if known()?.is_none() {
             reclaimed();
-            return Ok(false);
+            return Ok(());
         }
         segment.set_index(index);
-        if damage.is_empty() {
-            return Ok(false);
+        if !damage.is_empty() {
+            quarantine(&*self.storage, &damage, self.now().wall_ms);
+            let mut state = self.lock_state();
+            state.note_damage(damage);
+            state.recount_due = true;
         }
-        quarantine(&*self.storage, &damage, self.now().wall_ms);
-        self.lock_state().damage.extend(damage);
-        Ok(true)
+        Ok(())
     }
 }
 
@@ -209,17 +212,22 @@ fn verify(segment: &Segment, data: &Mapping, offset: u32, lane: Lane, id: u64) -
 
 /// The index of a sealed segment, and the damage that was found while it was made anew. No message of it has the id
 /// `id_end` or a higher one.
+///
+/// Its file is believed if it has as many `messages` as the cursor and the log say. One that was written when damage had
+/// been found, before any cursor knew of that, has fewer: those that were lost would stay in the counts, unreported.
 pub(super) fn load_index(
     storage: &dyn Storage,
     segment: &Segment,
     id_end: u64,
+    messages: u64,
 ) -> io::Result<(LaneIndex, Vec<Damage>)> {
     let end = segment.end();
     let from_file = storage
         .open_read(&index_name(segment.file))
         .and_then(|file| file.map_read())
         .ok()
-        .and_then(|file| LaneIndex::from_file(file, segment.file, segment.salt, end));
+        .and_then(|file| LaneIndex::from_file(file, segment.file, segment.salt, end))
+        .filter(|index| index.messages() == messages);
     if let Some(index) = from_file {
         return Ok((index, Vec::new()));
     }

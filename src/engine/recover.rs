@@ -162,7 +162,7 @@ impl Opening {
             };
             if len.is_none() {
                 missing.push(s.segment.number);
-            } else if known.contains(&(number, offset as u32)) {
+            } else if known.contains_key(&(number, offset as u32)) {
                 continue;
             }
             damage.push(Damage {
@@ -331,7 +331,8 @@ impl Opening {
                 found.verdict.damaged.iter().filter(|span| span.at == at).copied().collect();
             let offsets = spans.iter().map(|span| (span.start, span.end)).collect();
             let mut gaps = Gaps::new(file.header.first_id, offsets);
-            let mut is_behind = file.from == FRAMES_START;
+            // A cursor may be true of the very start of its segment.
+            let mut is_behind = n > 0;
             let mut index = MemoryIndex::default();
             let mut failed = None;
             found.replay.next_id = found.replay.next_id.max(file.header.first_id);
@@ -394,7 +395,8 @@ impl Opening {
                 None => gaps.finish_log(found.replay.next_id.max(id_ceiling), end),
             };
             for (span, ids) in spans.iter().zip(ids) {
-                if !known.contains(&(file.header.number, span.start)) {
+                // Damage beside what was known makes one span with it.
+                if known.get(&(file.header.number, span.start)).is_none_or(|end| span.end > *end) {
                     found.damage.push(describe(span, ids, &path));
                 }
             }

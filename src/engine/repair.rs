@@ -71,10 +71,11 @@ impl Opening {
             },
             entropy: self.entropy.clone(),
         };
+        let position = cursor.map(|(header, _)| header.position);
         if !recovery.clean {
-            self.rewrite_unproven(&found, cursor.map(|(header, _)| header.position))?;
+            self.rewrite_unproven(&found, position)?;
         }
-        let mut next_number = self.next_number(&found)?;
+        let mut next_number = self.next_number(&found, position)?;
         let given_back = found.replay.give_back();
         // A close leaves none in flight, but some whose lease had run out.
         recovery.redelivered = if recovery.clean { 0 } else { given_back };
@@ -83,7 +84,7 @@ impl Opening {
         let (active, strays) = self.activate(&mut found, &space, &settings, &mut next_number)?;
         let Found { replay, damage, next_id, .. } = found;
         let mut state = replay.state;
-        state.damage.extend(damage);
+        state.note_damage(damage);
         if damaged {
             self.recount(&mut state, &active)?;
         } else {
@@ -113,8 +114,8 @@ impl Opening {
                 retry_changes: 0,
                 position: Position::default(),
                 rewrite: None,
-                compact_at: 0,
                 compact_full: None,
+                compact_failed: None,
                 sweep: None,
                 sweep_after: None,
             }),
@@ -134,13 +135,18 @@ impl Opening {
         Ok(Arc::new(engine))
     }
 
-    /// Above that of every file, but for those whose number is so far ahead of the log that they are no part of it.
-    fn next_number(&self, found: &Found) -> Result<u32> {
+    /// Above that of every file, and of every segment that the log or the cursor knows of, which may be lost: a number that
+    /// comes twice makes a walk of the log go on in the wrong segment. But for those that are so far ahead of the log that
+    /// they are no part of it.
+    fn next_number(&self, found: &Found, cursor: Option<Position>) -> Result<u32> {
         let sealed = found.replay.state.segments.iter().map(|s| s.segment.file);
-        let of_log = found.files.iter().map(|file| file.header.number).chain(sealed).max();
+        let of_log = found.files.iter().map(|file| file.header.number).chain(sealed);
+        let of_log = of_log.chain(cursor.map(|position| position.segment())).max();
         let most = of_log.unwrap_or(0).saturating_add(NUMBERS_AHEAD);
-        let numbers = self.files.iter().filter_map(|(name, _)| parse_segment_name(name));
-        let highest = numbers.filter(|number| *number <= most).chain(of_log).max().unwrap_or(0);
+        let files = self.files.iter().filter_map(|(name, _)| parse_segment_name(name));
+        let named = found.files.iter().filter_map(|file| file.survey.next);
+        let numbers = files.chain(named).filter(|number| *number <= most);
+        let highest = numbers.chain(of_log).max().unwrap_or(0);
         highest.checked_add(1).ok_or_else(|| self.io("cannot make a segment", no_number_left()))
     }
 
@@ -212,17 +218,19 @@ impl Opening {
 
     /// After damage: counts every queue's messages anew, from the indexes.
     fn recount(&self, state: &mut State, active: &Active) -> Result<()> {
+        let mut damage = Vec::new();
         for s in &state.segments {
             if s.segment.is_sealed() && s.segment.index().is_none() {
-                let (index, damage) = read::load_index(&*self.storage, &s.segment, s.id_end)
-                    .map_err(|error| {
-                        Error::io("cannot read a segment", error)
-                            .file(self.storage.path(&s.segment.name()))
-                    })?;
+                let loaded = read::load_index(&*self.storage, &s.segment, s.id_end, s.messages);
+                let (index, found) = loaded.map_err(|error| {
+                    Error::io("cannot read a segment", error)
+                        .file(self.storage.path(&s.segment.name()))
+                })?;
                 s.segment.set_index(index);
-                state.damage.extend(damage);
+                damage.extend(found);
             }
         }
+        state.note_damage(damage);
         state.recount(active.segment.number, &active.index);
         Ok(())
     }

@@ -6,7 +6,7 @@
 //! record, and what a window has forgotten must not come back. They say as of which position they are true.
 
 use std::collections::btree_map::Entry as MapEntry;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
@@ -42,8 +42,8 @@ pub(super) struct Replay {
     pub renamed_queues: Vec<String>,
 }
 
-/// Damage that was reported before, by segment and range.
-pub(super) type Known = HashSet<(u32, u32)>;
+/// Damage that was reported before: where it ends, by segment and where it begins.
+pub(super) type Known = HashMap<(u32, u32), u32>;
 
 impl Replay {
     pub fn new(default: Durability) -> Replay {
@@ -96,7 +96,8 @@ impl Replay {
                     self.state.next_queue = self.state.next_queue.max(*number);
                 }
                 Section::Damage(d) => {
-                    known.insert((d.segment, d.start));
+                    let end = known.entry((d.segment, d.start)).or_insert(d.end);
+                    *end = d.end.max(*end);
                     self.state.damage.push(Damage {
                         file: path(d.segment),
                         offset: d.start.into(),

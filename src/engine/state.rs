@@ -44,6 +44,8 @@ pub(super) struct State {
     pub retired: Vec<Retired>,
     /// A sealed segment has lost its last message since the background thread looked.
     pub reclaimable: bool,
+    /// Damage was found, and the messages are not [counted](State::recount) anew yet.
+    pub recount_due: bool,
 }
 
 impl State {
@@ -89,6 +91,14 @@ impl State {
                 queue.add_lane(lane.priority, first_id);
                 queue.settled_balance += count as i64;
             }
+        }
+    }
+
+    /// Notes damage that was found. Where it begins as some that was known, it has grown, and takes its place.
+    pub fn note_damage(&mut self, found: Vec<Damage>) {
+        for new in found {
+            self.damage.retain(|known| (&known.file, known.offset) != (&new.file, new.offset));
+            self.damage.push(new);
         }
     }
 

@@ -68,7 +68,7 @@ pub(super) enum Abandoned {
     Damaged(Arc<Segment>),
     /// There is no space for the copy.
     Full,
-    /// The copy could not be written.
+    /// The copy could not be written, or something could not be read: that may pass.
     Io,
 }
 
