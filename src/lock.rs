@@ -37,6 +37,22 @@ impl<T> Lock<T> {
     }
 }
 
+#[cfg(not(any(loom, shuttle)))]
+impl<T> Lock<T> {
+    /// Whether no thread has panicked while it held the lock. Waits for nobody.
+    pub fn is_healthy(&self) -> bool {
+        !self.0.is_poisoned()
+    }
+}
+
+/// No thread of a model panics and goes on.
+#[cfg(any(loom, shuttle))]
+impl<T> Lock<T> {
+    pub fn is_healthy(&self) -> bool {
+        true
+    }
+}
+
 /// Where any number of threads wait to be let through, by one call of the system, and without a lock to take afterwards.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {

@@ -24,7 +24,7 @@ use crate::format::cursor::CursorHeader;
 use crate::log::{Purpose, Refused, Segment, index_name};
 use crate::planted::{Bug, planted};
 
-/// Ids that a cursor reserves ahead of those given out.
+/// Ids that a cursor reserves ahead of those given out; and so of those that an older cursor has reserved.
 pub(super) const IDS_RESERVED: u64 = 1 << 22;
 
 /// The least log between two cursors that are written because of the log's growth: with some time between them, so that
@@ -226,6 +226,11 @@ impl Engine {
             // What cannot be removed now is removed by the next open.
             self.space.remove(&index_name(segment.file));
             let name = segment.name();
+            if Arc::strong_count(&segment) > 1 {
+                // A backup may have the file under another name, and it stays here if it cannot be removed: whoever finds
+                // it must not change it.
+                let _ = segment.hold(&*self.storage);
+            }
             if segment.give_up() {
                 unused.push(name);
             } else {

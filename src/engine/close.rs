@@ -12,9 +12,9 @@ use crate::dispatch::{Entry, Place};
 use crate::error::Result;
 use crate::format::record::SET;
 use crate::format::record::settle::{Placed, encode_set};
-use crate::log::{Draft, PrepareFailed, Purpose};
+use crate::log::{Draft, PrepareFailed, Purpose, Segment};
 use crate::planted::{Bug, planted};
-use crate::storage::Spare;
+use crate::storage::{Lock as DirectoryLock, Spare};
 use crate::sync::atomic::Ordering;
 
 /// How much of the log an open may have to read after a close, in bytes: a fraction of a millisecond's work.
@@ -123,7 +123,13 @@ impl Engine {
             let _ = self.close(Duration::ZERO);
         } else {
             self.stop_background();
+            // A delivery may still be there, and must not write to what is another's from here on.
+            self.closed.store(true, Ordering::Release);
+            if self.log.is_healthy() {
+                self.log.close();
+            }
             self.hold_mapped(&self.state.lock_anyway());
+            self.directory_lock.lock_anyway().take();
         }
     }
 
@@ -131,15 +137,19 @@ impl Engine {
     /// keeps the directory locked, and whoever has it next must not change what they have mapped.
     fn hold_mapped(&self, state: &State) {
         let segments = state.segments.iter().map(|s| &s.segment);
-        let mut segments = segments.chain(state.retired.iter().map(|r| &r.segment));
-        let held = segments.try_for_each(|segment| match Arc::strong_count(segment) {
-            1 => Ok(()),
-            _ if planted(Bug::DeliveryNotHeld) => Ok(()),
-            _ => segment.hold(&*self.storage),
-        });
-        if held.is_err() {
-            // Then nobody has it next, until this process ends.
-            std::mem::forget(self.directory_lock.lock_anyway().take());
+        let segments = segments.chain(state.retired.iter().map(|r| &r.segment));
+        let is_mapped = |segment: &&Arc<Segment>| {
+            Arc::strong_count(segment) > 1 && !planted(Bug::DeliveryNotHeld)
+        };
+        let is_unheld = |segment: &&Arc<Segment>| segment.hold(&*self.storage).is_err();
+        let unheld: Vec<_> = segments.filter(is_mapped).filter(is_unheld).collect();
+        if unheld.is_empty() {
+            return;
+        }
+        // Then nobody has the directory next before those are gone.
+        if let Some(lock) = self.directory_lock.lock_anyway().take() {
+            let lock: Arc<dyn DirectoryLock> = lock.into();
+            unheld.iter().for_each(|segment| segment.hold_by(Box::new(lock.clone())));
         }
     }
 

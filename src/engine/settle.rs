@@ -340,9 +340,12 @@ impl Engine {
     /// A delivery was dropped without having been settled. Silent when that can no longer be recorded.
     pub fn abandon(&self, held: &HeldBy, why: &str) {
         // If a thread panicked inside of the store, this one must not panic too: it may be unwinding.
-        let on_drop = self
-            .state
-            .try_healthy()
+        let is_healthy = self.maintenance.is_healthy()
+            && self.supply.is_healthy()
+            && self.space.is_healthy()
+            && self.log.is_healthy();
+        let state = if is_healthy { self.state.try_healthy() } else { None };
+        let on_drop = state
             .and_then(|state| state.queues.get(&held.queue.id).map(|queue| queue.options.on_drop));
         let _ = match on_drop {
             Some(OnDrop::Fail) => self.fail(held, why, None).map(|_| ()),

@@ -89,12 +89,17 @@ impl Segment {
     /// Holds the file until nobody has the segment, since the directory is not locked for as long.
     pub fn hold(&self, storage: &dyn Storage) -> io::Result<()> {
         match storage.hold(&self.name()) {
-            Ok(hold) => drop(self.hold.set(hold)),
+            Ok(hold) => self.hold_by(hold),
             // Nobody can find it, or change it.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// As [`hold`](Segment::hold), by something else that keeps everybody off.
+    pub fn hold_by(&self, hold: Hold) {
+        let _ = self.hold.set(hold);
     }
 
     pub fn name(&self) -> String {

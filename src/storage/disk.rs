@@ -242,6 +242,7 @@ impl Storage for RealDirectory {
 }
 
 /// The locked file. The system releases the lock when the process ends.
+#[derive(Debug)]
 struct RealLock {
     file: fs::File,
     previous: String,

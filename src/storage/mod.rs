@@ -75,7 +75,7 @@ pub(crate) enum LockError {
 }
 
 /// The exclusive lock of a directory; dropping it, or the death of the process, releases it.
-pub(crate) trait Lock: Send + Sync {
+pub(crate) trait Lock: fmt::Debug + Send + Sync {
     /// The content that the lock file had when the lock was taken: the last note of the holder before.
     fn previous_note(&self) -> &str;
     /// Replaces the content of the lock file. It is not synced: a note tells of processes, and none outlives a boot.

@@ -50,7 +50,7 @@ pub enum FaultKind {
     Remove,
     /// Reading from a file (not through a mapping) fails with an I/O error.
     Read,
-    /// Mapping a file fails for want of memory.
+    /// Mapping a file fails for want of memory, or keeping one for what is mapped of it.
     Map,
 }
 

@@ -86,13 +86,15 @@ impl Opening {
         Ok((active, strays))
     }
 
-    /// Cuts segments to their end that the last process had no time to, all but the `active` one. Nothing is mapped yet.
+    /// Cuts segments to their end that the last process had no time to, all but the `active` one. Nothing is mapped yet, but by
+    /// those who have something of an earlier owner of the store.
     fn trim(&self, state: &State, active: Option<u32>) {
         let sealed =
             |segment: &&Arc<Segment>| segment.is_sealed() && Some(segment.number) != active;
         for segment in state.segments.iter().map(|s| &s.segment).filter(sealed) {
             let (name, end) = (segment.name(), u64::from(segment.end()));
-            if self.files.iter().any(|(file, len)| *file == name && *len > end) {
+            let is_too_long = self.files.iter().any(|(file, len)| *file == name && *len > end);
+            if is_too_long && !self.storage.is_held(&name) {
                 // One that stays too long costs space and nothing else.
                 let _ = self.storage.open(&name).and_then(|file| file.set_len(end));
             }

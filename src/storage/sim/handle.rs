@@ -1,5 +1,6 @@
 //! The simulated disk as the rest of the crate sees it: [`Storage`], [`Lock`] and [`File`].
 
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -95,7 +96,8 @@ impl Storage for Disk {
     }
 
     fn hold(&self, name: &str) -> io::Result<Hold> {
-        let state = self.state();
+        let mut state = self.state();
+        state.fail(FaultKind::Map)?;
         let inode = state.find(name)?;
         Ok(Box::new(state.inode(inode).hold()))
     }
@@ -141,6 +143,12 @@ struct Locked {
     previous: String,
     /// The file is open.
     _open: Arc<()>,
+}
+
+impl fmt::Debug for Locked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Locked").finish_non_exhaustive()
+    }
 }
 
 impl Lock for Locked {
