@@ -212,3 +212,71 @@ fn ids_that_only_the_lost_cursor_has_reserved_are_not_given_out_again() {
     let store = options.open_simulated(&cut, &clock).unwrap();
     assert!(last < store.queue("q").unwrap().insert("new").unwrap());
 }
+
+fn bytes(disk: &Disk) -> u64 {
+    let names = disk.file_names().into_iter().filter(|name| name != "LOCK");
+    names.map(|name| disk.read_file(&name).unwrap().len() as u64).sum()
+}
+
+/// With room for one cursor, an open left that of the close beside it, which says that nothing has happened since.
+#[test]
+fn an_open_on_a_full_disk_leaves_no_cursor_that_hides_what_comes_after_it() {
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = options().open_simulated(&disk, &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    queue.insert("deleted").unwrap();
+    queue.insert("before").unwrap();
+    store.close().unwrap();
+    let spares = disk.file_names().into_iter().filter(|name| name.starts_with("spare."));
+    spares.for_each(|name| disk.remove_file(&name));
+    let mut opens = 0;
+    for slack in (0..4000).step_by(50) {
+        let disk = disk.kill();
+        disk.set_capacity(Some(bytes(&disk) + slack));
+        let Ok(store) = options().open_simulated(&disk, &clock) else { continue };
+        opens += 1;
+        disk.set_capacity(None);
+        let queue = store.queue("q").unwrap();
+        queue.get().unwrap().delete().unwrap();
+        let id = queue.insert("after").unwrap();
+        let left = disk.kill();
+        left.remove_file(cursors(&left).last().unwrap());
+        let store = options().open_simulated(&left, &clock).unwrap();
+        let queue = store.queue("q").unwrap();
+        assert!(id < queue.insert("new").unwrap(), "{slack}");
+        assert_eq!(drain(&queue), ["before", "after", "new"], "{slack}");
+    }
+    assert!(opens > 0);
+}
+
+/// What was appended there lay behind the end that the cursor of the close gives, and the next open did not clear it away.
+#[test]
+fn nothing_is_appended_before_the_first_cursor_of_an_open() {
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = options().open_simulated(&disk, &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    for _ in 0..20 {
+        queue.insert(vec![1; 9000]).unwrap();
+    }
+    // The segment of the declaration is dead from now on, and still there.
+    while let Some(delivery) = queue.try_get().unwrap() {
+        delivery.delete().unwrap();
+    }
+    store.close().unwrap();
+    let segments = |disk: &Disk| -> Vec<_> {
+        let names = disk.file_names().into_iter().filter(|name| name.ends_with(".seg"));
+        names.map(|name| disk.read_file(&name).unwrap()).collect()
+    };
+    let (closed, found) = (segments(&disk), cursors(&disk));
+    let first = Arc::new(Mutex::new(None));
+    let seen = first.clone();
+    disk.on_operation(Some(Box::new(move |disk, _| {
+        if cursors(disk) != found {
+            seen.lock().unwrap().get_or_insert_with(|| segments(disk));
+        }
+    })));
+    let store = options().open_simulated(&disk, &clock).unwrap();
+    disk.on_operation(None);
+    assert!(first.lock().unwrap().take() == Some(closed), "something was appended");
+    store.close().unwrap();
+}

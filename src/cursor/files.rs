@@ -65,6 +65,15 @@ pub(crate) fn publish(
     space.give_back(Spare::Cursor, &old).map_err(PublishFailed::Sync)
 }
 
+/// Removes all cursors before that of a generation, durably.
+pub(crate) fn remove_before(storage: &dyn Storage, generation: u64) -> io::Result<()> {
+    let names = storage.list()?.into_iter().map(|entry| entry.name);
+    for name in names.filter(|name| parse_cursor_name(name).is_some_and(|n| n < generation)) {
+        storage.remove(&name)?;
+    }
+    storage.sync_dir()
+}
+
 fn write_temporary(space: &Space, bytes: &[u8]) -> io::Result<Arc<dyn File>> {
     space.put_back(Spare::Cursor, CURSOR_BEING_WRITTEN);
     let len = bytes.len() as u64;

@@ -7,5 +7,5 @@ mod files;
 pub(crate) use acks::AckSet;
 pub(crate) use files::{
     BadCursor, CURSOR_BEING_WRITTEN, Loaded, PublishFailed, cursor_name, load, parse_cursor_name,
-    publish, read_cursor, unreadable_before,
+    publish, read_cursor, remove_before, unreadable_before,
 };

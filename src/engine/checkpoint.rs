@@ -21,6 +21,7 @@ use super::{Engine, poisoned};
 use crate::cursor::{PublishFailed, publish};
 use crate::error::{Error, Result};
 use crate::format::cursor::CursorHeader;
+use crate::format::position::Position;
 use crate::log::{Purpose, Refused, Segment, index_name};
 use crate::planted::{Bug, planted};
 
@@ -101,7 +102,9 @@ impl Engine {
     /// Writes a cursor and gives back the segments that are no longer needed. `clean` says that nothing will be appended
     /// behind it.
     pub(super) fn checkpoint(&self, maintenance: &mut Maintenance, clean: bool) -> Result<()> {
-        if !clean {
+        // Nothing is appended before the first cursor of an open: that of a close would still say where the log ends.
+        let is_first = maintenance.position == Position::default();
+        if !clean && !is_first {
             self.carry_declarations()?;
         }
         let generation = maintenance.generation + 1;
@@ -135,7 +138,7 @@ impl Engine {
         Ok(())
     }
 
-    fn publish_failed(&self, failed: PublishFailed, generation: u64) -> Error {
+    pub(super) fn publish_failed(&self, failed: PublishFailed, generation: u64) -> Error {
         match failed {
             PublishFailed::NotWritten(error) => {
                 let mut state = self.lock_state();

@@ -52,8 +52,12 @@ impl Engine {
     }
 
     fn give_up(&self, maintenance: &mut Maintenance, abandoned: &Abandoned) {
-        // What cannot be removed now is removed before the next copy, or by the next open.
-        self.space.put_back(Spare::Copy, COPY_NAME);
+        // What cannot be removed now is removed before the next copy, or by the next open. Nobody knows what of a file is on
+        // the disk whose sync has failed: it must not be used again.
+        match abandoned {
+            Abandoned::Io => drop(self.space.remove(COPY_NAME)),
+            _ => self.space.put_back(Spare::Copy, COPY_NAME),
+        }
         match abandoned {
             Abandoned::Changed => {}
             Abandoned::Damaged(segment) => self.fix(segment),

@@ -13,6 +13,7 @@ use super::recover::{Found, TailFile};
 use super::state::State;
 use super::walk::{aside_note, set_aside};
 use super::{Engine, read};
+use crate::cursor::{PublishFailed, remove_before};
 use crate::error::{Error, Result};
 use crate::format::cursor::CursorHeader;
 use crate::format::cursor::sections::Section;
@@ -246,7 +247,8 @@ fn subtract_active(state: &mut State, index: &MemoryIndex) {
 }
 
 impl Engine {
-    /// The first cursors of this open: see [`super::open`] for why there are two.
+    /// The first cursors of this open: see [`super::open`] for why there are two. Crash windows: those of a cursor; and,
+    /// where there is no room for two, some of the older ones removed, or all, beside the first.
     fn checkpoint_twice(&self) -> Result<()> {
         let mut maintenance = self.maintenance.lock();
         self.checkpoint(&mut maintenance, false)?;
@@ -254,7 +256,15 @@ impl Engine {
             return Ok(());
         }
         match self.checkpoint(&mut maintenance, false) {
-            // On a full disk one has to do.
+            Err(error) if error.is_retryable() => {}
+            done => return done,
+        }
+        // On a full disk there is room for it where the older ones are, which must not be believed again anyway.
+        let removed = remove_before(&*self.storage, maintenance.generation);
+        self.space.freed();
+        removed.map_err(|error| self.publish_failed(PublishFailed::Sync(error), 0))?;
+        match self.checkpoint(&mut maintenance, false) {
+            // One has to do then: without it the whole log is read.
             Err(error) if error.is_retryable() => Ok(()),
             done => done,
         }

@@ -169,3 +169,45 @@ fn an_error_behind_the_find_of_damage_leaves_no_count_wrong() {
         }
     }
 }
+
+/// A spare whose sync had failed was taken again, and its next sync was believed.
+#[test]
+fn a_spare_that_could_not_be_synced_is_not_used_again() {
+    let (whole, clock) = (Disk::new(), Clock::new());
+    let store = proc_opts().open_simulated(&whole, &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    for _ in 0..60 {
+        queue.insert_batch(vec![vec![1; 60]; 100]).unwrap();
+        steps(&store);
+    }
+    store.close().unwrap();
+    for after in 0..12 {
+        let disk = whole.kill();
+        disk.set_capacity(Some(bytes(&disk) as u64));
+        let store = proc_opts().open_simulated(&disk, &clock).unwrap();
+        let queue = store.queue("q").unwrap();
+        disk.fail(Fault { kind: FaultKind::Sync, after, sticky: false });
+        for round in 0..2500 {
+            let deleted = queue.try_get().and_then(|got| got.unwrap().delete());
+            if deleted.is_err() || (round % 50 == 0 && step(&store).is_err()) {
+                break;
+            }
+        }
+        disk.heal();
+        if store.sync().is_err() {
+            continue;
+        }
+        // It goes on, and promises.
+        for _ in 0..300 {
+            queue.try_get().unwrap().unwrap().delete().unwrap();
+        }
+        store.sync().unwrap();
+        // One may be in flight still whose delete has failed.
+        let left = queue.browse(State::Ready).count() + queue.browse(State::InFlight).count();
+        let cut = disk.power_cut(0);
+        cut.set_capacity(None);
+        let store = proc_opts().open_simulated(&cut, &clock).unwrap();
+        assert_eq!(store.recovery().damaged, [], "{after}");
+        assert_eq!(store.queue("q").unwrap().browse(State::Ready).count(), left, "{after}");
+    }
+}

@@ -153,7 +153,11 @@ impl Space {
                 zero(&*file, file.len()?)?;
                 if spare == Spare::Log && !planted(Bug::SpareTakenBeforeTheSync) {
                     // The name of a segment says something at once, and what the file held may be another segment.
-                    file.sync_data()?;
+                    if let Err(error) = file.sync_data() {
+                        // Nobody knows what of it is on the disk, and the next sync would not say.
+                        self.remove(held);
+                        return Err(error);
+                    }
                 }
                 self.storage.rename(held, name)?;
                 return Ok(Some(file));
