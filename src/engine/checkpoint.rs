@@ -158,8 +158,8 @@ impl Engine {
         }
     }
 
-    /// Declares again, at the end of the log, the queues whose declaration lies in a dead segment: a walk of the whole
-    /// log must still find it if all cursors are lost.
+    /// Declares again, at the end of the log, the queues whose declaration lies in a dead segment, or in one that is lost: a
+    /// walk of the whole log must still find it if all cursors are lost.
     fn carry_declarations(&self) -> Result<()> {
         let mut declared: HashMap<u32, u64> = HashMap::new();
         for queue in self.lock_state().queues.values() {
@@ -169,7 +169,7 @@ impl Engine {
         }
         // A checkpoint without the declaration keeps the segment.
         self.declare_again(|state, number| {
-            super::lane::find(&state.segments, number).is_some_and(|at| {
+            super::lane::find(&state.segments, number).is_none_or(|at| {
                 let s = &state.segments[at];
                 // One that holds little else stays as it is: carried on, it would only be another one like it.
                 let declared = declared.get(&number).copied().unwrap_or(0);

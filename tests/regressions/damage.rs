@@ -1,6 +1,7 @@
 //! Damage is reported with the ids that it cost, whenever it is found, and costs nothing beside.
 
 use millpond::testing::{Clock, Disk};
+use millpond::{QueueOptions, Store};
 
 use super::{drain, find, opts, proc_opts, steps};
 
@@ -152,4 +153,28 @@ fn damage_to_the_first_message_of_a_segment_is_reported_with_its_id() {
     let store = opts().open_simulated(&disk, &clock).unwrap();
     let found = &store.recovery().damaged;
     assert!(found.iter().any(|damage| damage.ids.contains(&id)), "{id}: {found:?}");
+}
+
+/// The cursors still knew the queue by its name; when they were lost too, nothing did.
+#[test]
+fn a_queue_whose_declaration_is_lost_is_declared_again() {
+    let (disk, clock) = (Disk::new(), Clock::new());
+    let store = proc_opts().open_simulated(&disk, &clock).unwrap();
+    let options = QueueOptions::new().max_messages(1000);
+    let fill = |store: &Store| {
+        let queue = store.declare("orders", options.clone()).unwrap();
+        for n in 0..30 {
+            queue.insert(vec![n; 5000]).unwrap();
+            steps(store);
+        }
+    };
+    fill(&store);
+    store.close().unwrap();
+    disk.remove_file("0000000001.seg");
+    let store = proc_opts().open_simulated(&disk, &clock).unwrap();
+    fill(&store);
+    store.close().unwrap();
+    remove_all(&disk, |name| name.starts_with("cursor."));
+    let store = proc_opts().open_simulated(&disk, &clock).unwrap();
+    assert_eq!(store.queue_names(), ["orders"]);
 }
