@@ -121,7 +121,10 @@ pub(crate) fn reuse_file(
     number: u32,
     created_at: u64,
 ) -> io::Result<Prepared> {
-    prepared(storage.open(&segment_name(number))?, settings, number, created_at)
+    let file = storage.open(&segment_name(number))?;
+    // A failed sync of the process before may have lost it: set anew, it goes with the next one.
+    file.set_len(file.len()?)?;
+    prepared(file, settings, number, created_at)
 }
 
 fn prepared(

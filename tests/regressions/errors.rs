@@ -211,3 +211,49 @@ fn a_spare_that_could_not_be_synced_is_not_used_again() {
         assert_eq!(store.queue("q").unwrap().browse(State::Ready).count(), left, "{after}");
     }
 }
+
+/// The length of such a file was lost with the sync, and the process that came next did not write it again.
+#[test]
+fn a_file_that_could_not_be_synced_is_as_good_as_new_for_the_next_process() {
+    let (whole, clock) = (Disk::new(), Clock::new());
+    let store = proc_opts().open_simulated(&whole, &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    for _ in 0..60 {
+        queue.insert_batch(vec![vec![1; 60]; 100]).unwrap();
+        steps(&store);
+    }
+    store.close().unwrap();
+    let work = |store: &Store, rounds: u64| {
+        let queue = store.queue("q").unwrap();
+        for round in 0..rounds {
+            let deleted = queue.try_get().and_then(|got| got.unwrap().delete());
+            if deleted.is_err() || (round % 20 == 0 && step(store).is_err()) {
+                return;
+            }
+        }
+    };
+    for (after, room) in (0..16).flat_map(|after| [0, 20_000, 70_000].map(|room| (after, room))) {
+        let disk = whole.kill();
+        disk.set_capacity(Some(bytes(&disk) as u64 + room));
+        let store = proc_opts().open_simulated(&disk, &clock).unwrap();
+        disk.fail(Fault { kind: FaultKind::Sync, after, sticky: false });
+        work(&store, 1500);
+        disk.heal();
+        drop(store);
+        let Ok(store) = proc_opts().open_simulated(&disk, &clock) else { continue };
+        for _ in 0..8 {
+            work(&store, 200);
+            store.sync().unwrap();
+            let queue = store.queue("q").unwrap();
+            let left = queue.browse(State::Ready).count() + queue.browse(State::InFlight).count();
+            let cut = disk.power_cut(0);
+            cut.set_capacity(None);
+            let store = proc_opts().open_simulated(&cut, &clock).unwrap();
+            let recovery = store.recovery();
+            assert_eq!(recovery.damaged, [], "{after}, {room}");
+            assert!(recovery.bad_cursors.is_empty(), "{after}, {room}: {recovery:?}");
+            let found = store.queue("q").unwrap().browse(State::Ready).count();
+            assert_eq!(found, left, "{after}, {room}");
+        }
+    }
+}

@@ -151,6 +151,8 @@ impl Space {
             // Under its own name, so that nothing is left under the other one if it fails.
             if self.fit(&*file, lens.clone())? {
                 zero(&*file, file.len()?)?;
+                // A failed sync of somebody before may have lost it: set anew, it goes with the next one.
+                file.set_len(file.len()?)?;
                 if spare == Spare::Log && !planted(Bug::SpareTakenBeforeTheSync) {
                     // The name of a segment says something at once, and what the file held may be another segment.
                     if let Err(error) = file.sync_data() {
