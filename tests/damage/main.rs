@@ -10,6 +10,7 @@ mod fixture;
 mod frames;
 mod pairs;
 mod random;
+mod rounds;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -171,4 +172,11 @@ fn damage_of_several_kinds_at_once_costs_only_what_it_hit() {
             world.run(first + n as u64).err()
         });
     }
+}
+
+#[test]
+fn a_store_that_is_damaged_again_and_again_reports_what_it_loses() {
+    let first = number("MILLPOND_DAMAGE_FIRST", 0);
+    let seeds = number("MILLPOND_DAMAGE_SEEDS", 500);
+    on_all_processors("in rounds", seeds as usize, |n| rounds::run(first + n as u64).err());
 }
