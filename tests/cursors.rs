@@ -193,26 +193,6 @@ fn a_cursor_that_claims_to_be_long_takes_no_memory_for_it() {
     }
 }
 
-/// The one that is left has reserved fewer ids than were given out since, and the messages that had them are gone.
-#[test]
-fn ids_that_only_the_lost_cursor_has_reserved_are_not_given_out_again() {
-    let (disk, clock) = (Disk::new(), Clock::new());
-    let options = Store::options().segment_bytes(192 << 20).durability(Durability::Process);
-    let store = options.open_simulated(&disk, &clock).unwrap();
-    let queue = store.queue("q").unwrap();
-    let before = cursors(&disk);
-    let batch = vec![""; 1 << 18];
-    let insert = || queue.insert_batch(batch.iter().copied()).unwrap();
-    while cursors(&disk) == before {
-        insert();
-    }
-    let last = *insert().last().unwrap();
-    let cut = disk.power_cut(0);
-    cut.remove_file(cursors(&cut).last().unwrap());
-    let store = options.open_simulated(&cut, &clock).unwrap();
-    assert!(last < store.queue("q").unwrap().insert("new").unwrap());
-}
-
 fn bytes(disk: &Disk) -> u64 {
     let names = disk.file_names().into_iter().filter(|name| name != "LOCK");
     names.map(|name| disk.read_file(&name).unwrap().len() as u64).sum()

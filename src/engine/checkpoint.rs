@@ -25,7 +25,7 @@ use crate::format::position::Position;
 use crate::log::{Purpose, Refused, Segment, index_name};
 use crate::planted::{Bug, planted};
 
-/// Ids that a cursor reserves ahead of those given out; and so of those that an older cursor has reserved.
+/// Ids that a cursor reserves ahead of those given out.
 pub(super) const IDS_RESERVED: u64 = 1 << 22;
 
 /// The least log between two cursors that are written because of the log's growth: with some time between them, so that

@@ -132,7 +132,8 @@ impl Opening {
         found.next_id = match cursor {
             Some(_) if clean => seen,
             Some(_) if planted(Bug::IdsUsedAgain) => seen,
-            // A newer cursor that is damaged or gone may have reserved more.
+            Some((header, _)) if bad_cursors.is_empty() => seen.max(header.id_ceiling),
+            // The cursor that cannot be read may have reserved more.
             Some((header, _)) => seen.max(header.id_ceiling) + IDS_RESERVED,
             // Some ids may have been given out that no file remembers.
             None if found.files.is_empty() && bad_cursors.is_empty() => seen,
