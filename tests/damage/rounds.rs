@@ -203,7 +203,9 @@ impl Rounds {
                 delivery.delete().unwrap();
             }
         }
-        reported.extend(store.stats().damage);
+        // What an earlier round has reported excuses no loss of this one.
+        let known = |damage: &Damage| damage.what == "reported before";
+        reported.extend(store.stats().damage.into_iter().filter(|damage| !known(damage)));
         let lost: Vec<u64> = self.live.keys().copied().filter(|id| !found.contains(id)).collect();
         for id in lost {
             let is_reported = reported.iter().any(|damage| damage.ids.contains(&id));
