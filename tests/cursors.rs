@@ -260,3 +260,36 @@ fn nothing_is_appended_before_the_first_cursor_of_an_open() {
     assert!(first.lock().unwrap().take() == Some(closed), "something was appended");
     store.close().unwrap();
 }
+
+/// In the middle of it there is one cursor of the open, and of the older ones all, some or none.
+#[test]
+fn an_open_on_a_full_disk_may_end_anywhere() {
+    let (whole, clock) = (Disk::new(), Clock::new());
+    let store = options().open_simulated(&whole, &clock).unwrap();
+    let queue = store.queue("q").unwrap();
+    queue.insert("deleted").unwrap();
+    queue.insert("before").unwrap();
+    queue.get().unwrap().delete().unwrap();
+    store.close().unwrap();
+    let spares = whole.file_names().into_iter().filter(|name| name.starts_with("spare."));
+    spares.for_each(|name| whole.remove_file(&name));
+    for slack in (0..1000).step_by(50) {
+        let disk = whole.kill();
+        disk.set_capacity(Some(bytes(&disk) + slack));
+        let left = Arc::new(Mutex::new(Vec::new()));
+        let forks = left.clone();
+        disk.on_operation(Some(Box::new(move |disk, n| {
+            let cuts = (0..4).map(|seed| disk.power_cut(n * 4 + seed));
+            forks.lock().unwrap().extend(cuts.chain([disk.kill()]));
+        })));
+        let opened = options().open_simulated(&disk, &clock);
+        disk.on_operation(None);
+        drop(opened);
+        for left in left.lock().unwrap().drain(..) {
+            left.set_capacity(None);
+            let store = options().open_simulated(&left, &clock).unwrap();
+            assert_eq!(store.recovery().damaged, [], "{slack}");
+            assert_eq!(drain(&store.queue("q").unwrap()), ["before"], "{slack}");
+        }
+    }
+}
